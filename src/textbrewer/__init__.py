@@ -1,0 +1,33 @@
+"""Knowledge distillation for PyTorch language models: a large teacher, a small student, nearly as good."""
+
+from .adaptors import TransformersAdaptor
+from .configs import DistillationConfig, IntermediateMatch, StudentConfig, TrainingConfig
+from .distillers import BasicDistiller, BasicTrainer, Distillers, GeneralDistiller
+from .errors import TextBrewerError
+from .presets import KD_LOSS_MAP, MATCH_LOSS_MAP, PROJ_MAP, TEMPERATURE_SCHEDULER, WEIGHT_SCHEDULER, register_new
+from .students import build_student
+from .types import ADAPTOR_KEYS, FEATURES
+
+__version__ = "1.0.0.dev0"
+
+__all__ = [
+    "ADAPTOR_KEYS",
+    "FEATURES",
+    "KD_LOSS_MAP",
+    "MATCH_LOSS_MAP",
+    "PROJ_MAP",
+    "TEMPERATURE_SCHEDULER",
+    "WEIGHT_SCHEDULER",
+    "BasicDistiller",
+    "BasicTrainer",
+    "DistillationConfig",
+    "Distillers",
+    "GeneralDistiller",
+    "IntermediateMatch",
+    "StudentConfig",
+    "TextBrewerError",
+    "TrainingConfig",
+    "TransformersAdaptor",
+    "build_student",
+    "register_new",
+]

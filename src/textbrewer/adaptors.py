@@ -1,0 +1,212 @@
+"""What a model's outputs mean: the user's adaptors, and a ready one for Transformers outputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import AdaptorError
+from .feeding import accepts, call, named_inputs
+from .types import Adaptor, Batch, ModelOutputs
+
+logger = logging.getLogger("textbrewer")
+
+# Finite, so that a probability of zero times this logit is zero and not NaN, and within float16's range.
+_MASKED_LOGIT = -1e4
+
+
+class TransformersAdaptor:
+    """Finds everything an objective may read in the outputs of a Transformers model.
+
+    The outputs may be a dataclass, a mapping, a tuple or a tensor. Transformers itself is not imported.
+
+    ``logits``: ``logits``, or ``start_logits`` and ``end_logits`` (positions of padding get −1e4 there, so that
+    padding does not change the softmax over positions). ``logits_mask``, ``inputs_mask``: the batch's
+    ``attention_mask``. ``labels``: ``labels``, or ``start_positions`` and ``end_positions``. ``losses``: ``loss``.
+    ``hidden``: ``hidden_states`` (0 is the embeddings' output). ``attention``: ``attentions``.
+
+    Args:
+        model: the model whose outputs are read; names the items of a batch that is a tuple.
+        features: the intermediate features some term reads; only these are asked of the model.
+        teacher: True leaves the labels out of what the model is fed, since a teacher's own loss is not used.
+    """
+
+    def __init__(self, model: nn.Module, features: frozenset[str] = frozenset(), *, teacher: bool = False) -> None:
+        self.model = model
+        self.features = features
+        self.teacher = teacher
+
+    def request(self) -> dict[str, Any]:
+        """The extra keywords that make the model give what is needed, and no more."""
+        wanted = {"output_hidden_states": "hidden" in self.features, "output_attentions": "attention" in self.features}
+        keywords = {name: True for name, needed in wanted.items() if needed and accepts(self.model, name)}
+        if hasattr(self.config, "return_dict") and accepts(self.model, "return_dict"):
+            keywords["return_dict"] = True
+        return keywords
+
+    @property
+    def config(self) -> Any:
+        """The model's Transformers config, or None."""
+        return getattr(self.model, "config", None)
+
+    def feed(self, batch: Batch) -> Batch:
+        """What to feed the model: for a teacher, a mapping goes without its labels."""
+        if self.teacher and isinstance(batch, Mapping):
+            return {key: value for key, value in batch.items() if key not in _LABELS}
+        return batch
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Switch fused attention to eager while maps are matched, and restore it.
+
+        Fused kernels never form the attention map, so a model that runs them has none to give.
+        """
+        used = getattr(self.config, "_attn_implementation", None)
+        switch: Callable[[str], None] | None = getattr(self.model, "set_attn_implementation", None)
+        if "attention" not in self.features or used in (None, "eager") or switch is None:
+            yield
+            return
+        logger.info(
+            "%s: attention maps are matched, so attention runs as 'eager' instead of %r until training ends",
+            type(self.model).__name__,
+            used,
+        )
+        switch("eager")
+        try:
+            yield
+        finally:
+            switch(used)
+
+    def masks(self, batch: Batch) -> dict[str, Any]:
+        """What of the batch is real, without running the model: ``rows`` and, where known, ``mask``."""
+        inputs = named_inputs(self.model, batch)
+        first = next((value for value in inputs.values() if isinstance(value, Tensor) and value.dim() > 0), None)
+        if first is None:
+            return {}
+        mask = inputs.get("attention_mask")
+        ids = inputs.get("input_ids")
+        if mask is None and isinstance(ids, Tensor):
+            mask = torch.ones_like(ids)
+        return {"rows": first.shape[0], "mask": mask}
+
+    def __call__(self, batch: Batch, model_outputs: Any) -> dict[str, Any]:
+        """The adaptor itself: ``(batch, model_outputs) -> dict``."""
+        inputs = named_inputs(self.model, batch)
+        found = _by_name(model_outputs) if hasattr(model_outputs, "keys") else _by_shape(model_outputs)
+        mask = inputs.get("attention_mask")
+        if mask is not None and mask.dim() == 2:
+            found["inputs_mask"] = mask
+            logits = found.get("logits")
+            if isinstance(logits, list):
+                found["logits"] = [item.masked_fill(mask == 0, _MASKED_LOGIT) for item in logits]
+            elif logits is not None and logits.dim() == 3 and logits.shape[:2] == mask.shape:
+                found["logits_mask"] = mask
+        labels = [inputs[name] for name in ("start_positions", "end_positions") if inputs.get(name) is not None]
+        found["labels"] = labels or inputs.get("labels")
+        return {key: value for key, value in found.items() if value is not None}
+
+
+_LABELS = ("labels", "start_positions", "end_positions", "label", "next_sentence_label")
+
+
+def _by_name(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    logits = outputs.get("logits", outputs.get("prediction_logits"))
+    if logits is None and outputs.get("start_logits") is not None:
+        logits = [outputs["start_logits"], outputs["end_logits"]]
+    return {
+        "logits": logits,
+        "losses": outputs.get("loss"),
+        "hidden": outputs.get("hidden_states"),
+        "attention": outputs.get("attentions"),
+    }
+
+
+def _by_shape(outputs: Any) -> dict[str, Any]:
+    """Read a plain tuple: an optional 0-d loss, then logits, then tuples of hidden states and attention maps."""
+    items = [outputs] if isinstance(outputs, Tensor) else list(outputs) if isinstance(outputs, (list, tuple)) else []
+    found: dict[str, Any] = {}
+    logits: list[Tensor] = []
+    for item in items:
+        if isinstance(item, Tensor):
+            if item.dim() == 0:
+                found["losses"] = item
+            elif "hidden" not in found and "attention" not in found:
+                logits.append(item)
+        elif isinstance(item, (list, tuple)) and item and isinstance(item[0], Tensor):
+            found.setdefault("attention" if item[0].dim() == 4 else "hidden", item)
+    if len(logits) == 2 and all(item.dim() == 2 and item.shape == logits[0].shape for item in logits):
+        found["logits"] = logits
+    elif logits:
+        found["logits"] = logits[0]
+    return found
+
+
+@contextmanager
+def _config_kept(model: nn.Module) -> Iterator[None]:
+    """Restore the model's config: Transformers writes ``problem_type`` into it when it sees labels."""
+    config = getattr(model, "config", None)
+    before = dict(vars(config)) if hasattr(config, "__dict__") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            vars(config).clear()
+            vars(config).update(before)
+
+
+class AdaptedModel:
+    """A model with the adaptor that says what its outputs mean.
+
+    Args:
+        model: the user's model; never altered.
+        adaptor: the user's adaptor, or None for the ready one.
+        name: the adaptor's name in messages.
+        features: the intermediate features some term reads.
+        teacher: whether the model is a teacher.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adaptor: Adaptor | None,
+        *,
+        name: str,
+        features: frozenset[str] = frozenset(),
+        teacher: bool = False,
+    ) -> None:
+        self.model = model
+        self.name = name
+        self.ready_adaptor = TransformersAdaptor(model, features, teacher=teacher) if adaptor is None else None
+        self.adaptor: Any = self.ready_adaptor or adaptor
+        if isinstance(adaptor, TransformersAdaptor):
+            self.ready_adaptor = adaptor
+        if not callable(self.adaptor):
+            raise AdaptorError(f"{name} is a {type(adaptor).__name__}; it must be a function (batch, model_outputs)")
+
+    def __call__(self, batch: Batch, args: Mapping[str, Any], forward: nn.Module | None = None) -> ModelOutputs:
+        """Run the model (or ``forward`` in its place) and adapt what it gives."""
+        runner = self.model if forward is None else forward
+        if self.ready_adaptor is None:
+            return self.adapt(batch, call(runner, batch, args))
+        keywords = {**self.ready_adaptor.request(), **args}
+        return self.adapt(batch, call(runner, self.ready_adaptor.feed(batch), keywords))
+
+    def adapt(self, batch: Batch, outputs: Any) -> ModelOutputs:
+        """Adapt outputs that are already there."""
+        return ModelOutputs.from_adaptor(self.adaptor(batch, outputs), adaptor=self.name)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Keep the model as its adaptor needs it, and give it and its config back as they were."""
+        with _config_kept(self.model), self.ready_adaptor.ready() if self.ready_adaptor else nullcontext():
+            yield
+
+    def masks(self, batch: Batch) -> dict[str, Any]:
+        """``rows`` and ``mask`` of a batch if the adaptor can tell them without running the model, else ``{}``."""
+        tell = getattr(self.adaptor, "masks", None)
+        return dict(tell(batch)) if callable(tell) else {}

@@ -1,0 +1,94 @@
+"""How to train: steps, checkpoints, device and precision."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import BeforeValidator, Field, model_validator
+
+from ._base import Config, config_class, reject
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
+def _device_name(value: Any) -> Any:
+    if value == "auto" or isinstance(value, torch.device):
+        return value
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError):
+        raise reject("'auto' or a torch device such as 'cpu', 'cuda', 'cuda:1'") from None
+    return value
+
+
+@config_class
+class TrainingConfig(Config):
+    """Settings of a training run. Constructing it touches no disk.
+
+    The first eleven arguments and their order are TextBrewer 0.2.1's.
+
+    Args:
+        gradient_accumulation_steps: micro-batches per optimiser step.
+        ckpt_frequency: checkpoints per epoch, evenly spread, the last at its end.
+        ckpt_epoch_frequency: write them in every so-many-th epoch (and in the last one).
+        ckpt_steps: with ``num_steps``: optimiser steps between checkpoints.
+        log_dir: folder for TensorBoard scalars; None writes none.
+        output_dir: folder for ``gs{step}.pkl``, created when training starts.
+        device: ``"auto"`` (where the student already is if that is an accelerator, else the best device
+            there is) or a torch device. (0.2.1's default was ``"cuda"``.)
+        fp16: mixed precision with float16; the same as ``precision="fp16"``.
+        fp16_opt_level: an Apex level, accepted for old scripts. ``"O0"`` means float32;
+            ``"O1"``, ``"O2"`` and ``"O3"`` all mean PyTorch's native mixed precision.
+        data_parallel: use all visible GPUs of one process. Without several GPUs it changes nothing.
+        local_rank: rank on this machine, or -1 for a single process.
+        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``; None follows ``fp16``.
+        keep_last_accumulation: take an optimiser step with the micro-batches left over at the end of an epoch,
+            which 0.2.1 drops.
+        log_every: optimiser steps between reads of the losses from the device (for the progress bar,
+            TensorBoard and the check for NaN). On a CPU the check is made at every step.
+        progress_bar: show a progress bar on the main process.
+
+    Raises:
+        ConfigError: with every problem at once.
+
+    >>> TrainingConfig(gradient_accumulation_steps=2).ckpt_frequency
+    1
+    """
+
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    ckpt_frequency: Annotated[int, Field(ge=0)] = 1
+    ckpt_epoch_frequency: Annotated[int, Field(ge=1)] = 1
+    ckpt_steps: Annotated[int, Field(ge=1)] | None = None
+    log_dir: str | None = None
+    output_dir: str = "./saved_models"
+    device: Annotated[str | torch.device, BeforeValidator(_device_name)] = "auto"
+    fp16: bool = False
+    fp16_opt_level: Literal["O0", "O1", "O2", "O3"] = "O1"
+    data_parallel: bool = False
+    local_rank: int = -1
+    precision: Precision | None = None
+    keep_last_accumulation: bool = False
+    log_every: Annotated[int, Field(ge=1)] = 10
+    progress_bar: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paths_as_text(cls, values: Any) -> Any:
+        from os import PathLike, fspath
+
+        keywords = getattr(values, "kwargs", None) if not isinstance(values, dict) else values
+        for name in ("log_dir", "output_dir"):
+            if keywords and isinstance(keywords.get(name), PathLike):
+                keywords[name] = fspath(keywords[name])
+        return values
+
+    @model_validator(mode="after")
+    def _precisions_agree(self) -> Self:
+        if self.fp16 and self.precision not in (None, "fp16"):
+            raise reject(
+                "`precision` and `fp16` to agree",
+                got=f"fp16=True, precision={self.precision}",
+                hint="leave fp16 out",
+            )
+        return self

@@ -1,0 +1,212 @@
+"""What every distiller does: assemble a teacher source and an objective, and hand them to the engine."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ..adaptors import AdaptedModel
+from ..configs import TrainingConfig
+from ..engine import Engine, Schedule
+from ..engine.devices import Placement
+from ..engine.modes import modes_kept
+from ..feeding import sides
+from ..matching import Projections
+from ..objective import Objective, Share, counts_of
+from ..teachers import TeacherSource
+from ..types import Batch, LossReport
+
+logger = logging.getLogger("textbrewer")
+
+
+class DistillationStep:
+    """One micro-batch: run the teacher source and the student, and ask the objective.
+
+    Args:
+        student: the student with its adaptor.
+        source: the teacher source, or None to train without a teacher.
+        objective: the terms of the loss.
+        placement: device and precision.
+        forward: what to call in the student's place.
+        args: extra keywords of every forward pass.
+    """
+
+    def __init__(
+        self,
+        student: AdaptedModel,
+        source: TeacherSource | None,
+        objective: Objective,
+        placement: Placement,
+        forward: nn.Module,
+        args: Mapping[str, Any],
+    ) -> None:
+        self.student = student
+        self.source = source
+        self.objective = objective
+        self.placement = placement
+        self.forward = forward
+        self.args = args
+        self._said_uncounted = False
+
+    def __call__(self, batch: Batch, share: Share) -> LossReport:
+        fed = sides(batch)
+        of_teacher = None if self.source is None else self.source(fed, self.args)
+        with self.placement.autocast():
+            of_student = self.student(fed.student, self.args, self.forward)
+        return self.objective(of_student, of_teacher, share)
+
+    def share(self, window: list[Batch]) -> Share:
+        """Equal parts, and the counts of valid units where a term needs them."""
+        if not self.objective.per_element() or len(window) == 1:
+            return Share(len(window))
+        counts = counts_of([self.student.masks(sides(batch).student) for batch in window])
+        if not counts and not self._said_uncounted:
+            self._said_uncounted = True
+            warnings.warn(
+                f"{self.student.name} has no `masks(batch)` method, so the means over valid elements are taken in each "
+                "of the accumulated batches and then averaged",
+                stacklevel=2,
+            )
+        return Share(len(window), counts)
+
+    def advance(self, progress: float) -> None:
+        self.objective.advance(progress)
+
+
+class Distiller(ABC):
+    """Base of the distillers; a subclass says which models, which source and which objective.
+
+    Args:
+        train_config: how to train.
+        model_S: the model that is trained.
+    """
+
+    projections: Projections
+
+    def __init__(self, train_config: TrainingConfig, model_S: nn.Module) -> None:
+        self.t_config = train_config
+        self.model_S = model_S
+        self.projections = Projections([])
+        self._context: ExitStack | None = None
+
+    @abstractmethod
+    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> DistillationStep:
+        """The step of this run; what must be undone when it ends goes on ``running``."""
+
+    def _teachers(self) -> list[nn.Module]:
+        return []
+
+    @contextmanager
+    def _modes(self) -> Iterator[None]:
+        teachers = self._teachers()
+        with modes_kept(self.model_S, *teachers):
+            self.model_S.train()
+            for teacher in teachers:
+                teacher.eval()
+            yield
+
+    def __enter__(self) -> Self:
+        """Teacher to eval mode, student to train mode."""
+        self._context = ExitStack()
+        self._context.enter_context(self._modes())
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Both as they were."""
+        if self._context is not None:
+            self._context.close()
+
+    def train(
+        self,
+        optimizer: Optimizer,
+        dataloader: Any,
+        num_epochs: int | None = None,
+        scheduler_class: Callable[..., Any] | None = None,
+        scheduler_args: Mapping[str, Any] | None = None,
+        scheduler: Any = None,
+        max_grad_norm: float = -1.0,
+        num_steps: int | None = None,
+        callback: Callable[..., Any] | None = None,
+        batch_postprocessor: Callable[[Batch], Batch] | None = None,
+        **args: Any,
+    ) -> None:
+        """Train the student.
+
+        Args:
+            optimizer: holds the student's parameters; projections join it for the run.
+            dataloader: yields batches: a mapping is fed as keywords, a tuple or list by position; a mapping
+                with ``"teacher"`` and ``"student"`` feeds each side its own part.
+            num_epochs: passes over the loader.
+            scheduler_class: called as ``scheduler_class(optimizer, **scheduler_args)``; steps once an
+                optimiser step.
+            scheduler_args: its arguments.
+            scheduler: a scheduler that is already built, instead of ``scheduler_class``.
+            max_grad_norm: clip the student's gradients to this norm; not above 0: off.
+            num_steps: optimiser steps; wins over ``num_epochs`` and starts the loader again as needed.
+            callback: ``callback(model=student, step=optimiser steps)`` after each checkpoint.
+            batch_postprocessor: ``batch -> batch``, before anything else sees the batch.
+            **args: extra keywords of every forward pass of both models.
+
+        Raises:
+            DataError: the loader or the numbers of epochs or steps cannot make a run.
+            AdaptorError: an adaptor left out what a term needs.
+            MatchError: tensors of a term do not fit each other.
+            NonFiniteLossError: a loss became NaN or infinite.
+        """
+        schedule = Schedule.of(self.t_config, dataloader, num_epochs, num_steps)
+        placement = Placement(self.t_config, self.model_S)
+        for module in (self.model_S, self.projections, *self._teachers()):
+            module.to(placement.device)
+        _require_trained(optimizer, self.model_S)
+        with ExitStack() as running:
+            running.enter_context(self._modes())
+            running.enter_context(self.projections.trained_by(optimizer))
+            if scheduler_class is not None:
+                scheduler = scheduler_class(optimizer, **(scheduler_args or {}))
+            elif scheduler is not None:
+                scheduler = _OwnGroups(scheduler, optimizer, len(optimizer.param_groups) - len(self.projections))
+            step = self._assemble(placement, args, running)
+            Engine(self.t_config, self.model_S, placement).run(
+                step,
+                schedule,
+                optimizer,
+                dataloader,
+                scheduler=scheduler,
+                max_grad_norm=max_grad_norm,
+                callback=callback,
+                batch_postprocessor=batch_postprocessor,
+            )
+
+
+class _OwnGroups:
+    """A scheduler the user built before the projections' groups were added: it steps without seeing them."""
+
+    def __init__(self, scheduler: Any, optimizer: Optimizer, groups: int) -> None:
+        self.scheduler = scheduler
+        self.optimizer = optimizer
+        self.groups = groups
+
+    def step(self) -> None:
+        added = self.optimizer.param_groups[self.groups :]
+        del self.optimizer.param_groups[self.groups :]
+        try:
+            self.scheduler.step()
+        finally:
+            self.optimizer.param_groups.extend(added)
+
+
+def _require_trained(optimizer: Optimizer, student: nn.Module) -> None:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in held for parameter in student.parameters()):
+        warnings.warn(
+            "the optimizer holds none of the student's parameters, so the student will not change; "
+            "build it from model_S.parameters(), after any step that replaces them",
+            stacklevel=4,
+        )

@@ -1,0 +1,38 @@
+"""Supervised training, without a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from torch import nn
+
+from ..adaptors import AdaptedModel
+from ..configs import TrainingConfig
+from ..engine.devices import Placement
+from ..objective import HardLabels, Objective
+from ..types import Adaptor
+from ._base import DistillationStep, Distiller
+
+
+class BasicTrainer(Distiller):
+    """Train one model on its own losses: fine-tune a teacher, or run the baseline of a distillation.
+
+    ``loss = Σ mean(loss)`` over the ``losses`` that the adaptor gives.
+
+    Args:
+        train_config: how to train.
+        model: the model to train.
+        adaptor: ``(batch, model_outputs) -> {"losses": ...}``; None reads the loss of Transformers outputs.
+    """
+
+    def __init__(self, train_config: TrainingConfig, model: nn.Module, adaptor: Adaptor | None = None) -> None:
+        super().__init__(train_config, model)
+        self.model = model
+        self.adaptor = adaptor
+
+    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> DistillationStep:
+        adapted = AdaptedModel(self.model_S, self.adaptor, name="adaptor")
+        forward = placement.forward_of(self.model_S, self.t_config.data_parallel)
+        return DistillationStep(adapted, None, Objective([HardLabels()]), placement, forward, args)

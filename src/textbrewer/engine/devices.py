@@ -1,0 +1,87 @@
+"""Where a run computes and in what precision, without touching the user's models beyond moving them.
+
+Accelerate's ``PartialState`` tells devices and ranks. Its ``Accelerator`` is not used for precision: it patches the
+``forward`` of the models it prepares, and its state is one per process, so that a second run could not have another
+precision. ``torch.autocast`` around the forward passes does the same work and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..configs import TrainingConfig
+from ..errors import ConfigError, Problem, UnsupportedError
+
+logger = logging.getLogger("textbrewer")
+
+
+class Placement:
+    """Device, precision and rank of one run.
+
+    Args:
+        config: the run's settings.
+        student: the model that is trained; ``device="auto"`` stays where it is if that is an accelerator.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+        UnsupportedError: several processes were started.
+    """
+
+    def __init__(self, config: TrainingConfig, student: nn.Module) -> None:
+        from accelerate import PartialState
+
+        if config.local_rank != -1 or PartialState().num_processes > 1:
+            raise UnsupportedError(
+                "this release trains in one process; start the script with plain `python` and local_rank=-1"
+            )
+        self.is_main = PartialState().is_main_process
+        self.device = _device(config, student, PartialState().device)
+        self.precision = _precision(config)
+        self.dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of every forward pass."""
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """The gradient scaler of float16; one that does nothing otherwise."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+    def forward_of(self, model: nn.Module, data_parallel: bool) -> nn.Module:
+        """What to call in the model's place: all GPUs of this process if asked and there are several."""
+        if data_parallel and self.device.type == "cuda" and torch.cuda.device_count() > 1:
+            return nn.DataParallel(model)
+        return model
+
+
+def _device(config: TrainingConfig, student: nn.Module, best: torch.device) -> torch.device:
+    if config.device == "auto":
+        here = next((parameter.device for parameter in student.parameters()), best)
+        return best if here.type == "cpu" else here
+    device = torch.device(config.device)
+    available: Callable[[], bool] | None = getattr(getattr(torch, device.type, None), "is_available", None)
+    if device.type != "cpu" and available is not None and not available():
+        problem = Problem("device", "'auto', 'cpu' or a device of this machine", repr(str(device)), "use device='auto'")
+        raise ConfigError("TrainingConfig", [problem])
+    return device
+
+
+def _precision(config: TrainingConfig) -> str:
+    if config.precision is not None:
+        return config.precision
+    if not config.fp16:
+        return "fp32"
+    if config.fp16_opt_level == "O0":
+        logger.info("fp16_opt_level='O0': Apex's name for float32; training runs in float32")
+        return "fp32"
+    if config.fp16_opt_level != "O1":
+        logger.info("fp16_opt_level=%r: Apex is not used; PyTorch's native mixed precision is", config.fp16_opt_level)
+    return "fp16"

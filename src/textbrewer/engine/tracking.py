@@ -1,0 +1,84 @@
+"""Losses on their way from the device to the progress bar, TensorBoard and the check for NaN."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import NonFiniteLossError
+from ..types import LossReport
+
+
+class Tracker:
+    """Collects the reports of a run and reads them from the device many at a time.
+
+    Args:
+        log_dir: folder for TensorBoard scalars, or None.
+        every: optimiser steps between reads.
+        check_each: read at every step, for devices where reading costs nothing.
+    """
+
+    def __init__(self, log_dir: str | None, every: int, check_each: bool) -> None:
+        self.every = 1 if check_each else every
+        self.latest: dict[str, float] = {}
+        self._pending: list[tuple[int, int, LossReport]] = []
+        self._writer: Any = None
+        if log_dir is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(log_dir)
+
+    def add(self, report: LossReport, *, batch: int, step: int) -> None:
+        """Keep the report of one micro-batch; nothing waits for the device."""
+        self._pending.append((batch, step, report))
+
+    def due(self, step: int) -> bool:
+        """Whether it is time to read; the first step always is, so that a broken start is seen at once."""
+        return step == 0 or (step + 1) % self.every == 0
+
+    def flush(self) -> None:
+        """Read everything pending in one transfer, check it and write it.
+
+        Raises:
+            NonFiniteLossError: naming the step and the terms that are NaN or infinite.
+        """
+        if not self._pending:
+            return
+        flat = torch.stack([value.float() for _, _, report in self._pending for value in _values(report)]).tolist()
+        pending, self._pending = self._pending, []
+        position = 0
+        for batch, step, report in pending:
+            read = flat[position : position + 1 + len(report.terms)]
+            position += len(read)
+            values = dict(zip(["total_loss", *report.terms], read, strict=True))
+            if not all(math.isfinite(value) for value in values.values()):
+                raise NonFiniteLossError(_describe(values, step))
+            self._write(values, batch)
+            self.latest = values
+
+    def _write(self, values: dict[str, float], batch: int) -> None:
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"scalar/{name}", value, batch)
+
+    def close(self) -> None:
+        """Write what TensorBoard holds back."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _values(report: LossReport) -> list[Tensor]:
+    return [report.loss, *report.terms.values()]
+
+
+def _describe(values: dict[str, float], step: int) -> str:
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    listed = ", ".join(f"{name}={value:g}" for name, value in values.items())
+    return (
+        f"optimiser step {step + 1}: {', '.join(broken)} is not finite ({listed}). "
+        "The weights of the student before this step are kept on a CPU; on an accelerator up to log_every steps "
+        "may have been taken since. Check the inputs, lower the learning rate, or clip with max_grad_norm"
+    )

@@ -1,0 +1,115 @@
+"""How a batch reaches a model: which side gets which part, on which device, by which call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import DataError
+from .types import Batch
+
+ABSENT: Any = object()
+"""Stands for "the batch has no such part"; None is a value a user may put there."""
+
+
+@dataclass(frozen=True)
+class Fed:
+    """The parts of one batch.
+
+    Attributes:
+        teacher: what the teacher is fed.
+        student: what the student is fed.
+        teacher_cache: ready outputs of the teacher, or :data:`ABSENT`.
+    """
+
+    teacher: Batch
+    student: Batch
+    teacher_cache: Any = ABSENT
+
+
+def sides(batch: Batch) -> Fed:
+    """Split a batch into what the teacher and the student get.
+
+    A mapping with ``"student"`` and (``"teacher"`` or ``"teacher_cache"``) feeds each side its own part;
+    any other batch goes to both.
+    """
+    if isinstance(batch, Mapping) and "student" in batch and ("teacher" in batch or "teacher_cache" in batch):
+        return Fed(batch.get("teacher"), batch["student"], batch.get("teacher_cache", ABSENT))
+    return Fed(batch, batch)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Move every tensor in ``value`` to ``device``, wherever it is nested; other values pass.
+
+    Anything with a ``.to`` method is moved by it. Copies from pinned memory do not wait.
+    """
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        moved = {key: to_device(item, device) for key, item in value.items()}
+        return moved if type(value) is dict else _rebuilt(value, moved)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(to_device(item, device) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_device(item, device) for item in value)
+    return value.to(device) if callable(getattr(value, "to", None)) else value
+
+
+def _rebuilt(original: Mapping[Any, Any], moved: dict[Any, Any]) -> Mapping[Any, Any]:
+    try:
+        return type(original)(moved)  # type: ignore[call-arg]
+    except TypeError:
+        return moved
+
+
+def call(model: nn.Module, batch: Batch, args: Mapping[str, Any]) -> Any:
+    """``model(**batch, **args)`` for a mapping, ``model(*batch, **args)`` for a tuple or list."""
+    if isinstance(batch, Mapping):
+        return model(**batch, **args)
+    if isinstance(batch, (list, tuple)):
+        return model(*batch, **args)
+    return model(batch, **args)
+
+
+def named_inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """The batch as names to values; the items of a tuple are named by the order of ``model.forward``."""
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    if not isinstance(batch, (list, tuple)):
+        return {}
+    return dict(zip(inspect.signature(model.forward).parameters, batch, strict=False))
+
+
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether ``model.forward`` takes a keyword called ``name``."""
+    parameters = inspect.signature(model.forward).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def length_of(loader: Any) -> int | None:
+    """``len(loader)``, or None for a loader without a length."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def require_batches(number: int | None, accumulation: int, keep_last: bool) -> None:
+    """Refuse a loader that could not give a single optimiser step.
+
+    Raises:
+        DataError: the loader is empty, or shorter than one accumulation.
+    """
+    if number == 0:
+        raise DataError("the dataloader is empty: it gives no batch to train on")
+    if number is not None and number < accumulation and not keep_last:
+        raise DataError(
+            f"the dataloader gives {number} batch(es), fewer than gradient_accumulation_steps={accumulation}: "
+            "no optimiser step would ever be taken; lower gradient_accumulation_steps, use smaller batches, "
+            "or set keep_last_accumulation=True"
+        )

@@ -1,0 +1,350 @@
+"""Losses between intermediate features.
+
+Hidden states are ``(batch, length, width)``, attention maps ``(batch, heads, length, length)`` and masks
+``(batch, length)``. The names of TextBrewer 0.2.1 keep its numbers, odd ones too, and average within the batch they
+are given. The names ending in ``_valid``, and ``attention_kl``, average over the valid elements alone, divide by
+``count`` where the caller knows the whole step's, and do not depend on padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from ..errors import MatchError
+from ._reduce import full_precision, masked_mean
+
+_MASKED_SCORE = -1e-3
+Pair = Sequence[Tensor]
+
+
+def att_mse_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference of attention maps (TextBrewer's ``attention_mse``).
+
+    ``mean over heads and valid (query, key) pairs of (S − T)²``
+
+    Odd: without a mask, values ≤ −1e-3 count as masked scores and become 0; with one they are used as they are.
+    :func:`attention_mse_valid_loss` is for probabilities and has no such rule.
+
+    Args:
+        attention_S: student, ``(batch, heads, length, length)``.
+        attention_T: teacher, the same shape.
+        mask: ``(batch, length)``; a pair is valid where both its positions are.
+
+    Raises:
+        MatchError: the shapes differ.
+    """
+    _require_same(attention_S, attention_T, "attention_mse")
+    if mask is None:
+        return masked_mean((_scores(attention_S) - _scores(attention_T)) ** 2)
+    return masked_mean((attention_S - attention_T) ** 2, _pairs_of(mask, attention_S, "attention_mse"))
+
+
+def att_mse_sum_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None = None) -> Tensor:
+    """:func:`att_mse_loss` of the maps summed over heads (TextBrewer's ``attention_mse_sum``).
+
+    Student and teacher may have different numbers of heads; ``(batch, length, length)`` counts as summed.
+    """
+    return att_mse_loss(*_over_heads("sum", attention_S, attention_T, "attention_mse_sum"), mask)
+
+
+def att_ce_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Cross-entropy between the rows of raw attention scores (TextBrewer's ``attention_ce``).
+
+    ``mean over heads and valid queries of −Σ_k softmax(T)_k · log softmax(S)_k``
+
+    Odd: it takes scores, while Transformers gives probabilities; both softmaxes run over padded keys too, so padding
+    changes the result; without a mask the keys whose teacher score is ≤ −1e-3 are left out of the sum; the teacher's
+    entropy is missing. :func:`attention_kl_loss` is for probabilities and has none of this.
+
+    Args:
+        attention_S: student's scores before the softmax, ``(batch, heads, length, length)``.
+        attention_T: teacher's, the same shape.
+        mask: ``(batch, length)``.
+
+    Raises:
+        MatchError: the shapes differ.
+    """
+    _require_same(attention_S, attention_T, "attention_ce")
+    terms = -attention_T.softmax(dim=-1) * attention_S.log_softmax(dim=-1)
+    if mask is None:
+        kept = torch.where(attention_T <= _MASKED_SCORE, torch.zeros_like(terms), terms)
+        return masked_mean(kept.sum(dim=-1))
+    keys = _mask_of(mask, attention_S, "attention_ce")
+    queries = _like_queries(keys, attention_S)
+    return masked_mean(torch.where(_pairs_of(mask, attention_S, "attention_ce"), terms, 0.0).sum(dim=-1), queries)
+
+
+def att_ce_mean_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None = None) -> Tensor:
+    """:func:`att_ce_loss` of the scores averaged over heads (TextBrewer's ``attention_ce_mean``).
+
+    Student and teacher may have different numbers of heads; ``(batch, length, length)`` counts as averaged.
+    """
+    return att_ce_loss(*_over_heads("mean", attention_S, attention_T, "attention_ce_mean"), mask)
+
+
+def hid_mse_loss(state_S: Tensor, state_T: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference of hidden states (TextBrewer's ``hidden_mse``).
+
+    ``mean over valid positions and width of (S − T)²``
+
+    Args:
+        state_S: student, ``(batch, length, width)``.
+        state_T: teacher, the same shape.
+        mask: ``(batch, length)``.
+
+    Raises:
+        MatchError: the shapes differ.
+
+    >>> hid_mse_loss(torch.ones(1, 2, 4), torch.zeros(1, 2, 4))
+    tensor(1.)
+    """
+    _require_same(state_S, state_T, "hidden_mse")
+    squares = ((state_S - state_T) ** 2).mean(dim=-1)
+    return masked_mean(squares, _optional_mask(mask, state_S, "hidden_mse"))
+
+
+def cos_loss(state_S: Tensor, state_T: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Cosine distance of hidden states (TextBrewer's ``cos``): ``mean over valid positions of 1 − cos(S, T)``.
+
+    Args:
+        state_S: student, ``(batch, length, width)``.
+        state_T: teacher, the same shape.
+        mask: ``(batch, length)``.
+
+    Raises:
+        MatchError: the shapes differ.
+
+    Source: DistilBERT, 1910.01108.
+    """
+    _require_same(state_S, state_T, "cos")
+    distances = 1 - cosine_similarity(state_S, state_T, dim=-1)
+    return masked_mean(distances, _optional_mask(mask, state_S, "cos"))
+
+
+def pkd_loss(state_S: Tensor, state_T: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared distance of the normalised vectors at position 0 (TextBrewer's ``pkd``).
+
+    ``mean over rows of ‖S₀/‖S₀‖ − T₀/‖T₀‖‖²``; the mask is accepted and not needed.
+
+    Args:
+        state_S: student, ``(batch, length, width)``.
+        state_T: teacher, the same shape.
+        mask: not used: position 0 is never padding.
+
+    Raises:
+        MatchError: the shapes differ.
+
+    Source: PKD, 1908.09355.
+    """
+    _require_same(state_S, state_T, "pkd")
+    first_S, first_T = normalize(state_S[:, 0], dim=-1), normalize(state_T[:, 0], dim=-1)
+    return masked_mean(((first_S - first_T) ** 2).sum(dim=-1))
+
+
+def fsp_loss(state_S: Pair, state_T: Pair, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference of Gram matrices between two layers (TextBrewer's ``gram`` and ``fsp``).
+
+    ``G = Xᵀ Y / valid length``, with ``X, Y`` the two layers of one side; ``mean over entries of (G_S − G_T)²``.
+    :func:`gram_valid_loss` is the same by row, and can be counted over the whole step.
+
+    Args:
+        state_S: two layers of the student, each ``(batch, length, width)``.
+        state_T: two layers of the teacher.
+        mask: ``(batch, length)``.
+
+    Raises:
+        MatchError: not two layers a side, or widths that differ.
+
+    Source: FSP, Yim et al., CVPR 2017.
+    """
+    return masked_mean(_gram_distances(state_S, state_T, mask, "gram"))
+
+
+def mmd_loss(state_S: Pair, state_T: Pair, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference of similarities between positions (TextBrewer's ``mmd`` and ``nst``).
+
+    ``K = X Yᵀ / d``, with ``X, Y`` the two layers of one side; ``mean over valid pairs of (K_S − K_T)²``.
+    Widths of student and teacher may differ.
+
+    Odd: ``d`` is the width without a mask, and the padded length with one, so that padding changes the result.
+    :func:`mmd_valid_loss` always takes the width.
+
+    Args:
+        state_S: two layers of the student, each ``(batch, length, width)``.
+        state_T: two layers of the teacher.
+        mask: ``(batch, length)``.
+
+    Raises:
+        MatchError: not two layers a side, or lengths that differ.
+
+    Source: NST, 1707.01219, with a linear kernel.
+    """
+    if mask is None:
+        return masked_mean((_similarity(state_S, "mmd") - _similarity(state_T, "mmd")) ** 2)
+    by_length = [_similarity(side, "mmd") * side[0].shape[-1] / side[0].shape[1] for side in (state_S, state_T)]
+    _require_same(by_length[0], by_length[1], "mmd")
+    return masked_mean((by_length[0] - by_length[1]) ** 2, _pairs_of(mask, by_length[0], "mmd"))
+
+
+def hidden_mse_valid_loss(
+    state_S: Tensor, state_T: Tensor, mask: Tensor | None = None, *, count: Tensor | float | None = None
+) -> Tensor:
+    """:func:`hid_mse_loss` as a mean over the valid positions of the whole step (``count``: tokens)."""
+    _require_same(state_S, state_T, "hidden_mse_valid")
+    squares = ((full_precision(state_S) - full_precision(state_T)) ** 2).mean(dim=-1)
+    return masked_mean(squares, _optional_mask(mask, state_S, "hidden_mse_valid"), count=count)
+
+
+def cos_valid_loss(
+    state_S: Tensor, state_T: Tensor, mask: Tensor | None = None, *, count: Tensor | float | None = None
+) -> Tensor:
+    """:func:`cos_loss` as a mean over the valid positions of the whole step (``count``: tokens)."""
+    _require_same(state_S, state_T, "cos_valid")
+    distances = 1 - cosine_similarity(full_precision(state_S), full_precision(state_T), dim=-1)
+    return masked_mean(distances, _optional_mask(mask, state_S, "cos_valid"), count=count)
+
+
+def attention_mse_valid_loss(
+    attention_S: Tensor, attention_T: Tensor, mask: Tensor | None = None, *, count: Tensor | float | None = None
+) -> Tensor:
+    """Mean squared difference of attention probabilities over heads and valid pairs (``count``: token pairs).
+
+    Args:
+        attention_S: student's probabilities, ``(batch, heads, length, length)``.
+        attention_T: teacher's, the same shape.
+        mask: ``(batch, length)``.
+        count: valid (query, key) pairs of the whole step.
+
+    Raises:
+        MatchError: the shapes differ.
+    """
+    _require_same(attention_S, attention_T, "attention_mse_valid")
+    squares = ((full_precision(attention_S) - full_precision(attention_T)) ** 2).mean(dim=1)
+    pairs = None if mask is None else _pairs_of(mask, squares, "attention_mse_valid")
+    return masked_mean(squares, pairs, count=count)
+
+
+def attention_kl_loss(
+    attention_S: Tensor, attention_T: Tensor, mask: Tensor | None = None, *, count: Tensor | float | None = None
+) -> Tensor:
+    """KL divergence between the rows of attention probabilities, as Transformers gives them (``count``: tokens).
+
+    ``mean over heads and valid queries of Σ_k T_k (log T_k − log S_k)``, over valid keys
+
+    Args:
+        attention_S: student's probabilities, ``(batch, heads, length, length)``.
+        attention_T: teacher's, the same shape.
+        mask: ``(batch, length)``.
+        count: valid queries of the whole step.
+
+    Raises:
+        MatchError: the shapes differ.
+
+    Source: MiniLM, 2002.10957 (its attention transfer).
+    """
+    _require_same(attention_S, attention_T, "attention_kl")
+    student, teacher = full_precision(attention_S), full_precision(attention_T)
+    # A probability can underflow to zero; its logarithm must stay finite for the gradient.
+    least = torch.finfo(student.dtype).tiny
+    terms = teacher * (teacher.clamp(min=least).log() - student.clamp(min=least).log())
+    if mask is None:
+        return masked_mean(terms.sum(dim=-1).mean(dim=1), count=count)
+    valid = _pairs_of(mask, terms, "attention_kl")
+    rows = torch.where(valid, terms, torch.zeros_like(terms)).sum(dim=-1).mean(dim=1)
+    return masked_mean(rows, mask, count=count)
+
+
+def gram_valid_loss(
+    state_S: Pair, state_T: Pair, mask: Tensor | None = None, *, count: Tensor | float | None = None
+) -> Tensor:
+    """:func:`fsp_loss` as a mean over the rows of the whole step (``count``: rows)."""
+    return masked_mean(_gram_distances(state_S, state_T, mask, "gram_valid").mean(dim=(1, 2)), count=count)
+
+
+def mmd_valid_loss(
+    state_S: Pair, state_T: Pair, mask: Tensor | None = None, *, count: Tensor | float | None = None
+) -> Tensor:
+    """:func:`mmd_loss`, always scaled by the width, over the valid pairs of the whole step (``count``: token pairs)."""
+    similar_S, similar_T = _similarity(state_S, "mmd_valid"), _similarity(state_T, "mmd_valid")
+    _require_same(similar_S, similar_T, "mmd_valid")
+    pairs = None if mask is None else _pairs_of(mask, similar_S, "mmd_valid")
+    return masked_mean((similar_S - similar_T) ** 2, pairs, count=count)
+
+
+def _scores(attention: Tensor) -> Tensor:
+    return torch.where(attention <= _MASKED_SCORE, torch.zeros_like(attention), attention)
+
+
+def _over_heads(how: str, attention_S: Tensor, attention_T: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+    sides = [a if a.dim() == 3 else a.sum(dim=1) if how == "sum" else a.mean(dim=1) for a in (attention_S, attention_T)]
+    _require_same(sides[0], sides[1], loss)
+    return sides[0], sides[1]
+
+
+def _require_same(S: Tensor, T: Tensor, loss: str) -> None:
+    if S.shape == T.shape:
+        return
+    student, teacher = list(S.shape), list(T.shape)
+    message = f"{loss}: teacher {teacher} and student {student} differ"
+    if len(student) == len(teacher) == 3 and student[:-1] == teacher[:-1]:
+        message += f" in the last axis; add proj=['linear', {student[-1]}, {teacher[-1]}]"
+    elif len(student) == len(teacher) == 4 and student[1] != teacher[1] and student[2:] == teacher[2:]:
+        message += " in the number of heads; use attention_mse_sum or attention_ce_mean, or choose equal heads"
+    raise MatchError(message)
+
+
+def _two(side: Pair, loss: str) -> tuple[Tensor, Tensor]:
+    if isinstance(side, Tensor) or len(side) != 2:
+        got = "one" if isinstance(side, Tensor) else str(len(side))
+        raise MatchError(f"{loss}: two layers a side are needed, got {got}; write layer_T: [i, j] and layer_S: [i, j]")
+    return side[0], side[1]
+
+
+def _mask_of(mask: Tensor, feature: Tensor, loss: str) -> Tensor:
+    expected = (feature.shape[0], feature.shape[-2])
+    if tuple(mask.shape) != expected:
+        raise MatchError(
+            f"{loss}: the mask is {list(mask.shape)}, but the feature {list(feature.shape)} needs {list(expected)}"
+        )
+    return mask != 0
+
+
+def _optional_mask(mask: Tensor | None, feature: Tensor, loss: str) -> Tensor | None:
+    return None if mask is None else _mask_of(mask, feature, loss)
+
+
+def _like_queries(mask: Tensor, attention: Tensor) -> Tensor:
+    """The mask for values with one entry per head (if any) and query."""
+    return mask if attention.dim() == 3 else mask[:, None, :].expand(attention.shape[:-1])
+
+
+def _pairs_of(mask: Tensor, attention: Tensor, loss: str) -> Tensor:
+    """Valid (query, key) pairs, in the shape of ``attention``."""
+    valid = _mask_of(mask, attention, loss)
+    pairs = valid[:, :, None] & valid[:, None, :]
+    return (pairs if attention.dim() == 3 else pairs[:, None]).expand(attention.shape)
+
+
+def _similarity(side: Pair, loss: str) -> Tensor:
+    first, second = (full_precision(layer) for layer in _two(side, loss))
+    return first @ second.transpose(1, 2) / first.shape[-1]
+
+
+def _gram_distances(state_S: Pair, state_T: Pair, mask: Tensor | None, loss: str) -> Tensor:
+    grams = [_gram(side, mask, loss) for side in (state_S, state_T)]
+    _require_same(grams[0], grams[1], loss)
+    return (grams[0] - grams[1]) ** 2
+
+
+def _gram(side: Pair, mask: Tensor | None, loss: str) -> Tensor:
+    first, second = (full_precision(layer) for layer in _two(side, loss))
+    if mask is None:
+        return first.transpose(1, 2) @ second / first.shape[1]
+    valid = _mask_of(mask, first, loss).unsqueeze(-1)
+    first = torch.where(valid, first, torch.zeros_like(first))
+    second = torch.where(valid, second, torch.zeros_like(second))
+    return first.transpose(1, 2) @ second / valid.sum(dim=1, keepdim=True).clamp(min=1)

@@ -1,0 +1,45 @@
+"""The tensors a match asks for, out of what an adaptor gave."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from ..configs import IntermediateMatch
+from ..errors import AdaptorError, MatchError
+from ..types import ModelOutputs
+
+
+def features_of(outputs: ModelOutputs, match: IntermediateMatch, side: Literal["S", "T"]) -> Tensor | list[Tensor]:
+    """The feature of one side: a tensor, or a list where the match names several layers.
+
+    Raises:
+        AdaptorError: the adaptor gave no such feature.
+        MatchError: a layer index is out of range, or its entry is not a tensor.
+    """
+    asked = match.layer_S if side == "S" else match.layer_T
+    layers = getattr(outputs, match.feature)
+    adaptor = f"adaptor_{side}"
+    if match.feature not in outputs.given:
+        raise AdaptorError(
+            f"{match.name}: adaptor_{side} gave {list(outputs.given)} and no {match.feature!r}, which this match "
+            f"needs; return {match.feature!r} from it, and make the model give them "
+            f"(output_{'attentions' if match.feature == 'attention' else 'hidden_states'}=True)"
+        )
+
+    def at(index: int) -> Tensor:
+        if not -len(layers) <= index < len(layers):
+            raise MatchError(
+                f"{match.name}: layer_{side}={asked}, but {adaptor} gave {len(layers)} {match.feature} layers "
+                f"(0..{len(layers) - 1})"
+            )
+        layer = layers[index]
+        if not isinstance(layer, Tensor):
+            raise MatchError(
+                f"{match.name}: {adaptor} gave {type(layer).__name__} as {match.feature}[{index}], not a tensor. "
+                "Fused attention gives no maps: load the model with attn_implementation='eager'"
+            )
+        return layer
+
+    return [at(index) for index in asked] if isinstance(asked, list) else at(asked)

@@ -1,0 +1,116 @@
+"""The tables of names that configs use. They are plain dicts: ``MATCH_LOSS_MAP["mine"] = f`` adds a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import losses, schedules
+from .errors import UnknownNameError, did_you_mean, one_of
+from .projections import linear_projection, relu_projection, tanh_projection
+
+
+class Table(dict[str, Callable[..., Any]]):
+    """A dict whose lookup of an unknown name says which names there are."""
+
+    def __init__(self, what: str, entries: dict[str, Callable[..., Any]]) -> None:
+        super().__init__(entries)
+        self.what = what
+
+    def __missing__(self, name: object) -> Callable[..., Any]:
+        hint = did_you_mean(name, self)
+        raise UnknownNameError(f"{self.what}: expected {one_of(self)}, got {name!r}; {hint}".removesuffix("; "))
+
+
+class TemperatureTable(Table):
+    """Temperature schedules; those with parameters are looked up with them, as in ``table["flsw", 1, 2]``."""
+
+    def __getitem__(self, key: Any) -> Callable[..., Any]:
+        if isinstance(key, (list, tuple)):
+            name, *parameters = key
+            found = super().__getitem__(name)
+            schedule: Callable[..., Any] = found(*parameters) if parameters else found
+            return schedule
+        return super().__getitem__(key)
+
+
+KD_LOSS_MAP = Table("kd_loss", {"ce": losses.kd_ce_loss, "mse": losses.kd_mse_loss, "kl": losses.kl_loss})
+"""Losses between logits: ``f(logits_S, logits_T, temperature)``."""
+
+MATCH_LOSS_MAP = Table(
+    "match_loss",
+    {
+        "attention_mse_sum": losses.att_mse_sum_loss,
+        "attention_mse": losses.att_mse_loss,
+        "attention_ce_mean": losses.att_ce_mean_loss,
+        "attention_ce": losses.att_ce_loss,
+        "hidden_mse": losses.hid_mse_loss,
+        "cos": losses.cos_loss,
+        "pkd": losses.pkd_loss,
+        "gram": losses.fsp_loss,
+        "fsp": losses.fsp_loss,
+        "mmd": losses.mmd_loss,
+        "nst": losses.mmd_loss,
+        "hidden_mse_valid": losses.hidden_mse_valid_loss,
+        "cos_valid": losses.cos_valid_loss,
+        "attention_mse_valid": losses.attention_mse_valid_loss,
+        "attention_kl": losses.attention_kl_loss,
+        "gram_valid": losses.gram_valid_loss,
+        "mmd_valid": losses.mmd_valid_loss,
+    },
+)
+"""Losses between intermediate features: ``f(S, T, mask=None)``."""
+
+PAIRED_MATCH_LOSSES = frozenset({"gram", "fsp", "mmd", "nst", "gram_valid", "mmd_valid"})
+"""The match losses that take two layers a side."""
+
+PROJ_MAP = Table("projection", {"linear": linear_projection, "relu": relu_projection, "tanh": tanh_projection})
+"""Builders of projections: ``f(dim_in, dim_out) -> module``."""
+
+WEIGHT_SCHEDULER = Table(
+    "weight_scheduler",
+    {
+        "linear_decay": schedules.linear_decay_weight_scheduler,
+        "linear_growth": schedules.linear_growth_weight_scheduler,
+    },
+)
+"""Weight schedules: ``f(progress in [0, 1]) -> weight``."""
+
+TEMPERATURE_SCHEDULER = TemperatureTable(
+    "temperature_scheduler",
+    {
+        "constant": schedules.constant_temperature_scheduler,
+        "flsw": schedules.flsw_temperature_scheduler_builder,
+        "cwsm": schedules.cwsm_temperature_scheduler_builder,
+    },
+)
+"""Temperature schedules: ``f(logits_S, logits_T, base) -> τ``, and builders of them."""
+
+_TABLES: dict[str, Table] = {
+    "kd_loss": KD_LOSS_MAP,
+    "match_Loss": MATCH_LOSS_MAP,
+    "match_loss": MATCH_LOSS_MAP,
+    "projection": PROJ_MAP,
+    "weight_scheduler": WEIGHT_SCHEDULER,
+    "temperature_scheduler": TEMPERATURE_SCHEDULER,
+}
+
+
+def register_new(map_name: str, name: str, func: Callable[..., Any]) -> None:
+    """Add a function of your own under a name that configs can use.
+
+    Args:
+        map_name: ``kd_loss``, ``match_Loss`` (TextBrewer's spelling; ``match_loss`` too), ``projection``,
+            ``weight_scheduler`` or ``temperature_scheduler``.
+        name: the new name.
+        func: see the table of that name for its signature.
+
+    Raises:
+        UnknownNameError: there is no such table.
+        TypeError: ``func`` cannot be called.
+    """
+    if map_name not in _TABLES:
+        raise UnknownNameError(f"register_new: expected {one_of(_TABLES)}, got {map_name!r}")
+    if not callable(func):
+        raise TypeError(f"register_new: {name!r} must be a function, got {type(func).__name__}")
+    _TABLES[map_name][name] = func

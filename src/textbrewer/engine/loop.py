@@ -127,8 +127,8 @@ class Engine:
                 share = step.share(window := [_prepared(batch, batch_postprocessor) for batch in window])
                 for batch in window:
                     report = step(to_device(batch, self.placement.device), share)
-                    batches += 1
                     tracker.add(report, batch=batches, step=done)
+                    batches += 1
                     self.scaler.scale(report.total).backward()  # type: ignore[no-untyped-call]
                 if tracker.due(done):
                     tracker.flush()

@@ -1,22 +1,29 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup test check bench
+.PHONY: help setup demo test test-slow check bench docs
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: .venv/.done  ## make .venv with everything the other targets need
 
 .venv/.done: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[hf,dev]'
+	$(PIP) -e '.[demo,dev]'
 	touch $@
+
+demo: setup  ## distil a real teacher on real text and show what was won
+	OMP_NUM_THREADS=$${DEMO_THREADS:-$$(nproc 2>/dev/null || sysctl -n hw.ncpu)} $(BIN)/python -m textbrewer.demo
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest -n 2 -m "not slow" tests
+
+test-slow: setup  ## run the slow tests: processes killed, browser
+	$(BIN)/python -m pytest -m slow tests
 
 check: setup  ## lint, format, types
 	$(BIN)/ruff check .
@@ -25,3 +32,7 @@ check: setup  ## lint, format, types
 
 bench: setup  ## print ratios measured side by side
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/step.py
+
+docs: setup  ## build the documentation into site/
+	$(PIP) -e '.[docs]'
+	$(BIN)/mkdocs build --strict

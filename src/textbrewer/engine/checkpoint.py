@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from ..files import replaced
+
 
 def save_student(student: nn.Module, output_dir: str, step: int) -> Path:
-    """Write ``output_dir/gs{step}.pkl``, the student's state dict.
+    """Write ``output_dir/gs{step}.pkl``, the student's state dict; the file is whole or absent at any instant.
 
-    Written beside, synced, then renamed: a kill at any instant leaves the file whole or absent.
     Load it with ``torch.load(path, weights_only=True)``.
     """
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    path, beside = folder / f"gs{step}.pkl", folder / f".gs{step}.pkl.partial"
-    try:
-        with beside.open("wb") as file:
-            torch.save(student.state_dict(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    path = Path(output_dir) / f"gs{step}.pkl"
+    with replaced(path) as beside:
+        torch.save(student.state_dict(), beside)
     return path

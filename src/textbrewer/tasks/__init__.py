@@ -1,0 +1,1 @@
+"""What a task needs around a model: rows, batches and scores."""

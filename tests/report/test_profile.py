@@ -1,0 +1,64 @@
+"""What a model costs, measured on models whose costs are known."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from textbrewer.errors import DataError, TextBrewerError
+from textbrewer.report import profile
+
+
+class Sleeper(torch.nn.Module):
+    def __init__(self, seconds):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seconds = seconds
+
+    def forward(self, x):
+        assert not self.training and torch.is_inference_mode_enabled()
+        time.sleep(self.seconds * len(x))
+        return x
+
+
+def test_speeds_are_the_models_own():
+    models = {"slow": Sleeper(0.02).train(), "fast": Sleeper(0.005)}
+    one, many = {"x": torch.zeros(1, 2)}, {"x": torch.zeros(4, 2)}
+    speed = profile.speeds(models, [one] * 10, [many] * 2, warm_up=1)
+    assert 19 < speed["slow"].median_ms < 40 and 4.5 < speed["fast"].median_ms < 15
+    assert speed["slow"].p95_ms >= speed["slow"].median_ms
+    assert 20 < speed["slow"].rows_per_second < 51 and speed["fast"].rows_per_second < 201
+    assert models["slow"].training
+
+
+def test_shared_parameters_count_once():
+    layer = torch.nn.Linear(3, 2)
+    assert profile.parameters_of(torch.nn.Sequential(layer, layer)) == 8
+
+
+def test_weights_on_disk(tmp_path):
+    with pytest.raises(DataError, match=r"no \*.safetensors"):
+        profile.weights_on_disk(tmp_path)
+    save_file({"a": torch.zeros(1000)}, tmp_path / "model.safetensors")
+    assert 4000 < profile.weights_on_disk(tmp_path) < 4200
+
+
+def test_peak_memory_grows_with_the_model(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    inputs = {"input_ids": torch.ones(2, 8, dtype=torch.long)}
+    peaks = []
+    for words in (1_000, 1_000_000):
+        config = transformers.BertConfig(vocab_size=words, **sizes)
+        transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / str(words))
+        peaks.append(profile.peak_memory(tmp_path / str(words), inputs))
+    assert 100e6 < peaks[1] - peaks[0] < 400e6  # 128 MB of embeddings, read once or copied once
+
+
+def test_a_model_that_cannot_be_loaded_is_said(tmp_path):
+    pytest.importorskip("transformers", reason="needs the extra `hf`")
+    with pytest.raises(TextBrewerError, match="measuring the memory"):
+        profile.peak_memory(tmp_path / "nothing", {"input_ids": torch.ones(1, 1)})

@@ -1,0 +1,49 @@
+"""Files and folders are whole or absent."""
+
+from __future__ import annotations
+
+import pytest
+
+from textbrewer.files import replaced, replaced_folder
+
+
+def test_a_file_appears_only_when_it_is_finished(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with replaced(path) as beside:
+        beside.write_text("half")
+        assert not path.exists()
+    assert path.read_text() == "half"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_earlier_file(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("earlier")
+    with pytest.raises(RuntimeError), replaced(path) as beside:
+        beside.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_replaces_the_earlier_one_whole(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    with replaced_folder(path) as beside:
+        (beside / "inner").mkdir()
+        (beside / "inner" / "new.txt").write_text("new")
+        assert (path / "old.txt").exists()
+    assert [file.name for file in path.rglob("*.txt")] == ["new.txt"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_earlier_folder(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    with pytest.raises(KeyboardInterrupt), replaced_folder(path) as beside:
+        (beside / "new.txt").write_text("new")
+        raise KeyboardInterrupt
+    assert [file.name for file in path.iterdir()] == ["old.txt"]
+    assert list(tmp_path.iterdir()) == [path]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from .errors import AdaptorError
 from .feeding import accepts, call, named_inputs
+from .matching.capture import Capture
 from .types import Adaptor, Batch, ModelOutputs
 
 logger = logging.getLogger("textbrewer")
@@ -83,7 +85,7 @@ class TransformersAdaptor:
             switch(used)
 
     def masks(self, batch: Batch) -> dict[str, Any]:
-        """What of the batch is real, without running the model: ``rows`` and, where known, ``mask``."""
+        """What of the batch is real, without running the model: ``rows`` and, where known, the masks."""
         inputs = named_inputs(self.model, batch)
         first = next((value for value in inputs.values() if isinstance(value, Tensor) and value.dim() > 0), None)
         if first is None:
@@ -92,7 +94,8 @@ class TransformersAdaptor:
         ids = inputs.get("input_ids")
         if mask is None and isinstance(ids, Tensor):
             mask = torch.ones_like(ids)
-        return {"rows": first.shape[0], "mask": mask}
+        # Logits of every token are selected by the attention mask; other logits are 2-d and take no mask.
+        return {"rows": first.shape[0], "mask": mask, "logits_mask": mask}
 
     def __call__(self, batch: Batch, model_outputs: Any) -> dict[str, Any]:
         """The adaptor itself: ``(batch, model_outputs) -> dict``."""
@@ -168,6 +171,7 @@ class AdaptedModel:
         name: the adaptor's name in messages.
         features: the intermediate features some term reads.
         teacher: whether the model is a teacher.
+        paths: submodules whose outputs some term reads, as :func:`~textbrewer.matching.modules_at` gives them.
     """
 
     def __init__(
@@ -178,9 +182,11 @@ class AdaptedModel:
         name: str,
         features: frozenset[str] = frozenset(),
         teacher: bool = False,
+        paths: frozenset[str] = frozenset(),
     ) -> None:
         self.model = model
         self.name = name
+        self.capture = Capture(model, paths)
         self.ready_adaptor = TransformersAdaptor(model, features, teacher=teacher) if adaptor is None else None
         self.adaptor: Any = self.ready_adaptor or adaptor
         if isinstance(adaptor, TransformersAdaptor):
@@ -191,10 +197,12 @@ class AdaptedModel:
     def __call__(self, batch: Batch, args: Mapping[str, Any], forward: nn.Module | None = None) -> ModelOutputs:
         """Run the model (or ``forward`` in its place) and adapt what it gives."""
         runner = self.model if forward is None else forward
-        if self.ready_adaptor is None:
-            return self.adapt(batch, call(runner, batch, args))
-        keywords = {**self.ready_adaptor.request(), **args}
-        return self.adapt(batch, call(runner, self.ready_adaptor.feed(batch), keywords))
+        fed, keywords = batch, args
+        if self.ready_adaptor is not None:
+            fed, keywords = self.ready_adaptor.feed(batch), {**self.ready_adaptor.request(), **args}
+        with self.capture.recording() as modules:
+            outputs = call(runner, fed, keywords)
+        return replace(self.adapt(batch, outputs), modules=modules)
 
     def adapt(self, batch: Batch, outputs: Any) -> ModelOutputs:
         """Adapt outputs that are already there."""
@@ -203,7 +211,8 @@ class AdaptedModel:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Keep the model as its adaptor needs it, and give it and its config back as they were."""
-        with _config_kept(self.model), self.ready_adaptor.ready() if self.ready_adaptor else nullcontext():
+        switched = self.ready_adaptor.ready() if self.ready_adaptor else nullcontext()
+        with _config_kept(self.model), switched, self.capture.attached():
             yield
 
     def masks(self, batch: Batch) -> dict[str, Any]:

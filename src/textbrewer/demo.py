@@ -50,7 +50,7 @@ KINDS = {"distilled": "Student, distilled", "baseline": "Student, no teacher"}
 class Settings:
     """All that decides the demo's numbers. They were chosen on articles that are not tested on."""
 
-    labelled_rows: int = 150
+    labelled_rows: int = 100
     train_rows: int = 1000
     test_rows: int = 800
     max_length: int = 64
@@ -121,9 +121,8 @@ def run(output_dir: Path, settings: Settings, *, fresh: bool = False) -> dict[st
     workshop = Workshop(output_dir, settings, data, fresh)
     _say("2/4  Teacher: all-MiniLM-L6-v2, fine-tuned")
     teacher, of_teacher = workshop.teacher()
-    _say(
-        f"3/4  Students: {STUDENT_LAYERS} of its 6 layers, with and without the teacher, {settings.seeds} seed(s) each"
-    )
+    seeds = count_of(settings.seeds, "seed")
+    _say(f"3/4  Students: {STUDENT_LAYERS} of its 6 layers, with and without the teacher, {seeds} each")
     runs = {kind: [workshop.student(kind, seed, teacher) for seed in range(settings.seeds)] for kind in KINDS}
     _say("4/4  Measuring size, speed and memory, the models taking turns")
     models = {"teacher": teacher, **{kind: workshop.load(f"{kind}-seed0") for kind in KINDS}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class TextBrewerError(Exception):
@@ -40,6 +41,9 @@ class ConfigError(TextBrewerError, ValueError):
         self.problems = tuple(problems)
         super().__init__("\n".join([f"{title}: {count_of(len(problems), 'problem')}", *(f"  {p}" for p in problems)]))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.title, self.problems)
+
 
 class AdaptorError(TextBrewerError, ValueError):
     """An adaptor gave something a term cannot use, or left out what a term needs."""
@@ -69,7 +73,11 @@ class MissingDependencyError(TextBrewerError, ImportError):
     """An optional package is needed; the message names the extra that installs it."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self.parts = (package, extra, purpose)
         super().__init__(f"{purpose} needs the package `{package}`: pip install 'textbrewer-next[{extra}]'")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.parts
 
 
 class UnknownNameError(TextBrewerError, KeyError):

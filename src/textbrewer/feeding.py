@@ -31,6 +31,28 @@ class Fed:
     student: Batch
     teacher_cache: Any = ABSENT
 
+    def for_teacher(self, index: int, number: int) -> Fed:
+        """The parts for one of several teachers: a list with a batch for each is split, anything else goes to all.
+
+        Raises:
+            DataError: ready outputs that are not a list with one entry for each teacher.
+        """
+        if number == 1:
+            return self
+        own = self.teacher
+        if isinstance(own, (list, tuple)) and len(own) == number and all(_is_batch(item) for item in own):
+            own = own[index]
+        cached = self.teacher_cache
+        if cached is not ABSENT:
+            if not isinstance(cached, (list, tuple)) or len(cached) != number:
+                raise DataError(f"'teacher_cache': expected a list with the outputs of each of {number} teachers")
+            cached = cached[index]
+        return Fed(own, self.student, cached)
+
+
+def _is_batch(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple))
+
 
 def sides(batch: Batch) -> Fed:
     """Split a batch into what the teacher and the student get.
@@ -53,11 +75,13 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         moved = {key: to_device(item, device) for key, item in value.items()}
         return moved if type(value) is dict else _rebuilt(value, moved)
+    if callable(getattr(value, "to", None)):
+        return value.to(device)  # before tuples: a PackedSequence is one, and keeps its lengths on the CPU
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(to_device(item, device) for item in value))
     if isinstance(value, (list, tuple)):
         return type(value)(to_device(item, device) for item in value)
-    return value.to(device) if callable(getattr(value, "to", None)) else value
+    return value
 
 
 def _rebuilt(original: Mapping[Any, Any], moved: dict[Any, Any]) -> Mapping[Any, Any]:

@@ -10,10 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .configs import DistillationConfig, IntermediateMatch
+from .configs import DistillationConfig, EnsembleConfig, IntermediateMatch
 from .errors import AdaptorError, MatchError
 from .losses import COUNT_UNITS, full_precision
+from .losses.ensemble import confidence_weights, label_loss_weights, mean_logits, mean_probabilities, normalised
 from .matching.features import features_of
+from .matching.projections import AutoProjection
 from .presets import KD_LOSS_MAP, MATCH_LOSS_MAP, TEMPERATURE_SCHEDULER, WEIGHT_SCHEDULER
 from .types import LossReport, ModelOutputs
 
@@ -45,55 +47,129 @@ class Term(Protocol):
 
 
 class SoftLabels:
-    """``Σ KD(student, teacher, τ)`` over the logits that both sides give; off when a side gives none."""
+    """``Σ KD(student, teacher, τ)`` over the logits that both sides give; off when a side gives none.
+
+    Args:
+        config: the loss, its weight and its temperature.
+        ensemble: how several teachers become one target.
+    """
 
     name = "unweighted_kd_loss"
 
-    def __init__(self, config: DistillationConfig) -> None:
+    def __init__(self, config: DistillationConfig, ensemble: EnsembleConfig | None = None) -> None:
         self.weight = float(config.kd_loss_weight)
         self.schedule = _weight_schedule(config.kd_loss_weight_scheduler)
         self.loss = KD_LOSS_MAP[config.kd_loss_type] if isinstance(config.kd_loss_type, str) else config.kd_loss_type
         self.base_temperature = config.temperature
         self.temperature = _temperature_schedule(config.temperature_scheduler)
         self.probability_shift = config.probability_shift
+        self.ensemble = ensemble or EnsembleConfig()
 
     def value(self, student: ModelOutputs, teacher: ModelOutputs | None, share: Share) -> Tensor | None:
-        if teacher is None or not student.logits or not teacher.logits:
+        members = [] if teacher is None else list(teacher.members or (teacher,))
+        if not student.logits or not members or not all(member.logits for member in members):
             return None
-        if len(student.logits) != len(teacher.logits):
-            raise AdaptorError(
-                f"{self.name}: adaptor_S gave {len(student.logits)} logits and adaptor_T {len(teacher.logits)}; "
-                "both must give the same number"
-            )
-        labels = student.labels or teacher.labels
-        if self.probability_shift and not labels:
-            raise AdaptorError(
-                f"{self.name}: probability_shift=True needs labels, and adaptor_S gave {list(student.given)}; "
-                "add 'labels' to what it returns"
-            )
-        total = None
-        for index, (of_student, of_teacher) in enumerate(zip(student.logits, teacher.logits, strict=True)):
-            selected_s, _ = _selected(of_student, student.logits_mask, index, "adaptor_S")
-            selected_t, mask_t = _selected(of_teacher, teacher.logits_mask, index, "adaptor_T")
-            if selected_s.shape[:-1] != selected_t.shape[:-1]:
+        names = ["adaptor_T"] if len(members) == 1 else [f"adaptor_T[{i}]" for i in range(len(members))]
+        for member, name in zip(members, names, strict=True):
+            if len(student.logits) != len(member.logits):
+                raise AdaptorError(
+                    f"{self.name}: adaptor_S gave {len(student.logits)} logits and {name} {len(member.logits)}; "
+                    "both must give the same number"
+                )
+        parts = [self._of_one(index, student, members, names, share) for index in range(len(student.logits))]
+        return torch.stack(parts).sum()
+
+    def _of_one(
+        self, index: int, student: ModelOutputs, members: list[ModelOutputs], names: list[str], share: Share
+    ) -> Tensor:
+        """The term for one of the logits."""
+        of_student = student.logits[index]
+        rows, mask = _selected(of_student, student.logits_mask, index, "adaptor_S")
+        targets: list[Tensor] = []
+        for member, name in zip(members, names, strict=True):
+            target, mask_T = _selected(member.logits[index], member.logits_mask, index, name)
+            mask = mask_T if mask is None else mask
+            if target.shape[:-1] != rows.shape[:-1]:
                 raise MatchError(
                     f"{self.name}: student logits {list(of_student.shape)} and teacher logits "
-                    f"{list(of_teacher.shape)} select {selected_s.shape[0]} and {selected_t.shape[0]} positions; "
-                    "both adaptors must give the same logits_mask"
+                    f"{list(member.logits[index].shape)} of {name} select {rows.shape[:-1].numel()} and "
+                    f"{target.shape[:-1].numel()} positions; both adaptors must give the same logits_mask"
                 )
-            if self.probability_shift:
-                here = labels[min(index, len(labels) - 1)]
-                here = here[mask_t] if mask_t is not None and here.dim() == 2 else here
-                selected_t = shift_probability(selected_t, here)
-            one = self._one(selected_s, selected_t, share, "tokens" if of_student.dim() > 2 else "rows")
-            total = one if total is None else total + one
-        return total
+            if targets and target.shape[-1] != targets[0].shape[-1]:
+                raise MatchError(
+                    f"{self.name}: {names[0]} gave {targets[0].shape[-1]} classes and {name} {target.shape[-1]}; "
+                    "give label_maps, which say what class of each teacher a class of the student is"
+                )
+            targets.append(target)
+        labels = self._labels(index, student, members, mask)
+        unit = "rows" if of_student.dim() < 3 else "selected" if mask is not None else "positions"
+        if len(targets) == 1:
+            return self._against(rows, self._shifted(targets[0], labels), share, unit)
+        return self._against_several(rows, targets, labels, share, unit)
 
-    def _one(self, student: Tensor, teacher: Tensor, share: Share, unit: str) -> Tensor:
-        tau: Any = self.base_temperature
-        if self.temperature is not None:
-            tau = self.temperature(student, teacher, tau)
-        return _shared(self.loss, (student, teacher, tau), {}, share, unit, self.name)
+    def _against(self, rows: Tensor, target: Tensor, share: Share, unit: str) -> Tensor:
+        arguments = (rows, target, self._tau(rows, target))
+        return _shared(self.loss, arguments, {}, share, unit, self.name)
+
+    def _against_several(
+        self, rows: Tensor, targets: list[Tensor], labels: Tensor | None, share: Share, unit: str
+    ) -> Tensor:
+        how = self.ensemble.combine
+        weights = self._weights(targets, labels)
+        if how == "losses":
+            return self._weighted_losses(rows, [self._shifted(t, labels) for t in targets], weights, share)
+        weights = normalised(weights)
+        target = mean_logits(targets, weights)
+        if how == "probabilities":
+            target = mean_probabilities(targets, weights, self._tau(rows, target))
+        return self._against(rows, self._shifted(target, labels), share, unit)
+
+    def _weighted_losses(self, rows: Tensor, targets: list[Tensor], weights: Tensor, share: Share) -> Tensor:
+        """``Σ_t mean over rows of w_t KD(S, T_t)``; rows are taken one by one, since a loss gives their mean."""
+        flat, total = rows.flatten(0, -2), torch.zeros((), dtype=rows.dtype, device=rows.device)
+        for target, weight in zip(targets, weights, strict=True):
+            tau = torch.as_tensor(self._tau(rows, target), dtype=rows.dtype, device=rows.device)
+            each = torch.vmap(self.loss)(flat, target.flatten(0, -2), tau.expand(rows.shape[:-1]).flatten())
+            total = total + (each * weight.flatten()).mean()
+        return total / share.micro_batches
+
+    def _weights(self, targets: list[Tensor], labels: Tensor | None) -> Tensor:
+        """``(teachers, ...)``, one weight for each teacher and row."""
+        given = self.ensemble.teacher_weights
+        if given == "confidence":
+            return confidence_weights(targets)
+        if given == "loss":
+            if labels is None:
+                raise AdaptorError(
+                    f"{self.name}: teacher_weights='loss' needs labels, and no adaptor gave them; add 'labels' to what "
+                    "adaptor_S returns"
+                )
+            return label_loss_weights(targets, labels)
+        each = torch.ones(len(targets)) if given == "uniform" else torch.tensor(given)
+        shape = (len(targets), *targets[0].shape[:-1])
+        weights = (each / each.sum()).to(targets[0]).reshape(-1, *[1] * (len(shape) - 1))
+        return weights.expand(shape)
+
+    def _labels(
+        self, index: int, student: ModelOutputs, members: list[ModelOutputs], mask: Tensor | None
+    ) -> Tensor | None:
+        given = next((side.labels for side in (student, *members) if side.labels), None)
+        if given is None:
+            if self.probability_shift:
+                raise AdaptorError(
+                    f"{self.name}: probability_shift=True needs labels, and adaptor_S gave {list(student.given)}; "
+                    "add 'labels' to what it returns"
+                )
+            return None
+        labels = given[min(index, len(given) - 1)]
+        return labels[mask] if mask is not None and labels.shape == mask.shape else labels
+
+    def _shifted(self, target: Tensor, labels: Tensor | None) -> Tensor:
+        return shift_probability(target, labels) if self.probability_shift and labels is not None else target
+
+    def _tau(self, rows: Tensor, target: Tensor) -> Any:
+        base = self.base_temperature
+        return base if self.temperature is None else self.temperature(rows, target, base)
 
 
 class HardLabels:
@@ -112,36 +188,52 @@ class HardLabels:
 
 
 class FeatureMatch:
-    """One intermediate match, with the projection of the student's feature if it has one."""
+    """One intermediate match, with the projection of the student's feature if it has one.
 
-    def __init__(self, match: IntermediateMatch, projection: nn.Module | None = None) -> None:
+    Args:
+        match: what is matched, and how.
+        projection: applied to the student's feature.
+        both_masks: call the loss as ``f(S, T, mask_S, mask_T)``, as custom matches are, not as ``f(S, T, mask=...)``.
+    """
+
+    def __init__(
+        self, match: IntermediateMatch, projection: Callable[[Tensor], Tensor] | None = None, both_masks: bool = False
+    ) -> None:
         self.match = match
         self.name = f"unweighted_{match.name}"
         self.weight = float(match.weight)
         self.schedule: Callable[[float], float] | None = None
         self.loss = MATCH_LOSS_MAP[match.loss] if isinstance(match.loss, str) else match.loss
         self.projection = projection
+        self.both_masks = both_masks
 
     def value(self, student: ModelOutputs, teacher: ModelOutputs | None, share: Share) -> Tensor | None:
         if teacher is None:
             raise AdaptorError(f"{self.name}: a match needs a teacher")
+        if teacher.members:
+            teacher = teacher.members[self.match.teacher]
         of_student = features_of(student, self.match, "S")
         of_teacher = features_of(teacher, self.match, "T")
+        if isinstance(self.projection, AutoProjection):
+            self.projection.fit(_first(of_student), _first(of_teacher), self.name)
         if self.projection is not None:
             of_student = _each(self._project, of_student)
-        arguments = (_each(full_precision, of_student), _each(full_precision, of_teacher))
-        unit = COUNT_UNITS.get(self.loss, "tokens")
-        return _shared(self.loss, arguments, {"mask": student.inputs_mask}, share, unit, self.name)
+        features = (_each(full_precision, of_student), _each(full_precision, of_teacher))
+        if self.both_masks:
+            return _shared(self.loss, (*features, student.inputs_mask, teacher.inputs_mask), {}, share, "", self.name)
+        unit = COUNT_UNITS.get(self.loss, "")
+        return _shared(self.loss, features, {"mask": student.inputs_mask}, share, unit, self.name)
 
     def _project(self, state: Tensor) -> Tensor:
-        weight = next(self.projection.parameters())  # type: ignore[union-attr]
-        if state.shape[-1] != self.match.proj[1]:  # type: ignore[index]
+        proj, projection = self.match.proj, self.projection
+        if isinstance(proj, list) and state.shape[-1] != proj[1]:
             raise MatchError(
-                f"{self.name}: proj={self.match.proj[:3]} takes width {self.match.proj[1]}, "  # type: ignore[index]
-                f"but the student's feature is {list(state.shape)}; write proj=['{self.match.proj[0]}', "  # type: ignore[index]
-                f"{state.shape[-1]}, {self.match.proj[2]}]"  # type: ignore[index]
+                f"{self.name}: proj={proj[:3]} takes width {proj[1]}, but the student's feature is "
+                f"{list(state.shape)}; write proj=['{proj[0]}', {state.shape[-1]}, {proj[2]}]"
             )
-        return self.projection(state.to(weight.dtype))  # type: ignore[misc,no-any-return]
+        parameters = projection.parameters() if isinstance(projection, nn.Module) else iter(())
+        weight = next(parameters, None)
+        return projection(state if weight is None else state.to(weight.dtype))  # type: ignore[misc]
 
 
 class Objective:
@@ -174,9 +266,8 @@ class Objective:
             total = value * term.weight if total is None else total + value * term.weight
         if total is None:
             raise AdaptorError(
-                f"nothing to learn from: adaptor_S gave {list(student.given)}"
-                + (f", adaptor_T gave {list(teacher.given)}" if teacher is not None else "")
-                + "; give 'logits' on both sides, 'losses' of the student, or a match"
+                f"nothing to learn from: {_given(student, teacher)}; give 'logits' on both sides, 'losses' of the "
+                "student, or a match"
             )
         return LossReport(total=total, terms=values, loss=total.detach() * share.micro_batches)
 
@@ -196,9 +287,14 @@ class Objective:
         self._said.add(term.name)
         if term.weight == 0 and term.schedule is None:
             return
-        given = f"adaptor_S gave {list(student.given)}"
-        given += f", adaptor_T gave {list(teacher.given)}" if teacher is not None else ""
-        warnings.warn(f"{term.name} is off in this run: {given}", stacklevel=2)
+        warnings.warn(f"{term.name} is off in this run: {_given(student, teacher)}", stacklevel=2)
+
+
+def _given(student: ModelOutputs, teacher: ModelOutputs | None) -> str:
+    text = f"adaptor_S gave {list(student.given)}"
+    for member in () if teacher is None else teacher.members or (teacher,):
+        text += f", adaptor_T gave {list(member.given)}"
+    return text
 
 
 def shift_probability(logits: Tensor, labels: Tensor) -> Tensor:
@@ -230,19 +326,28 @@ def shift_probability(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def counts_of(masks: Sequence[Mapping[str, Any]]) -> Counts:
-    """The valid units of a step, from what each of its micro-batches tells (``rows``, ``mask``).
+    """The valid units of a step, from what each of its micro-batches tells.
 
-    Empty when some micro-batch cannot tell.
+    ``rows`` is their number. ``mask``, ``(batch, length)``, counts ``tokens`` and ``token_pairs`` (Σ length²), and its
+    elements are ``positions``. ``logits_mask`` counts the ``selected`` rows of 3-d logits. What some micro-batch does
+    not tell is not counted.
     """
     counts: dict[str, Any] = {}
     if not masks or not all("rows" in tells for tells in masks):
         return counts
     counts["rows"] = float(sum(tells["rows"] for tells in masks))
-    if all(isinstance(tells.get("mask"), Tensor) and tells["mask"].dim() == 2 for tells in masks):
+    if all(_is_mask(tells.get("mask")) for tells in masks):
         lengths = [(tells["mask"] != 0).sum(dim=1).float() for tells in masks]
         counts["tokens"] = torch.stack([length.sum() for length in lengths]).sum()
         counts["token_pairs"] = torch.stack([(length**2).sum() for length in lengths]).sum()
+        counts["positions"] = float(sum(tells["mask"].numel() for tells in masks))
+    if all(_is_mask(tells.get("logits_mask")) for tells in masks):
+        counts["selected"] = torch.stack([(tells["logits_mask"] != 0).sum() for tells in masks]).sum().float()
     return counts
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 2
 
 
 def _shared(
@@ -253,12 +358,10 @@ def _shared(
     unit: str,
     name: str,
 ) -> Tensor:
-    """A loss as this micro-batch's share of the step: by count where it can be, else an equal part."""
+    """A loss as this micro-batch's share of the step: by count of ``unit`` where it can be, else an equal part."""
     try:
-        if loss in COUNT_UNITS:
-            unit = unit if COUNT_UNITS[loss] == "logit_rows" else COUNT_UNITS[loss]
-            if unit in share.counts:
-                return loss(*arguments, **keywords, count=share.counts[unit])
+        if loss in COUNT_UNITS and unit in share.counts:
+            return loss(*arguments, **keywords, count=share.counts[unit])
         return loss(*arguments, **keywords) / share.micro_batches
     except MatchError as error:
         raise MatchError(f"{name}: {error}") from None
@@ -277,6 +380,10 @@ def _selected(logits: Tensor, masks: list[Tensor], index: int, adaptor: str) -> 
         )
     chosen = mask != 0
     return logits[chosen], chosen
+
+
+def _first(feature: Tensor | list[Tensor]) -> Tensor:
+    return feature[0] if isinstance(feature, list) else feature
 
 
 def _each(function: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-import torch
 from torch import Tensor
 
 from .errors import AdaptorError, did_you_mean
@@ -41,6 +40,8 @@ class ModelOutputs:
         attention: ``attention[i]`` is ``(batch, heads, length, length)``.
         inputs_mask: ``(batch, length)``, non-zero where a token is real.
         given: the keys the adaptor returned.
+        modules: outputs of submodules by their dotted path, where a match names them.
+        members: what each of several teachers gave; then the other fields are empty.
     """
 
     logits: list[Tensor] = field(default_factory=list)
@@ -51,6 +52,8 @@ class ModelOutputs:
     attention: Sequence[Tensor] = ()
     inputs_mask: Tensor | None = None
     given: tuple[str, ...] = ()
+    modules: Mapping[str, Any] = field(default_factory=dict)
+    members: tuple[ModelOutputs, ...] = ()
 
     @classmethod
     def from_adaptor(cls, returned: Any, *, adaptor: str) -> ModelOutputs:
@@ -114,13 +117,10 @@ class LossReport:
             it is the loss of that step.
         terms: detached, unweighted value of every term by name, on the scale of a whole step's mean.
         loss: detached weighted sum of ``terms``, on the same scale.
+        task: which of several tasks, or an empty string.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     loss: Tensor
-
-
-def is_floating(value: Any) -> bool:
-    """Whether ``value`` is a tensor of real floating-point numbers."""
-    return isinstance(value, Tensor) and torch.is_floating_point(value)
+    task: str = ""

@@ -1,7 +1,7 @@
 """Typed, validated settings. Constructing one does no I/O."""
 
-from .distillation import DistillationConfig, IntermediateMatch
+from .distillation import DistillationConfig, EnsembleConfig, IntermediateMatch
 from .student import StudentConfig
 from .training import TrainingConfig
 
-__all__ = ["DistillationConfig", "IntermediateMatch", "StudentConfig", "TrainingConfig"]
+__all__ = ["DistillationConfig", "EnsembleConfig", "IntermediateMatch", "StudentConfig", "TrainingConfig"]

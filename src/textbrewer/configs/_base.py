@@ -30,7 +30,24 @@ def config_class(cls: type[C]) -> type[C]:
     known = [f.name for f in fields(cast(Any, built))]
     for method in ("__init__", "__setattr__"):
         setattr(built, method, _with_config_errors(getattr(built, method), cls.__name__, known))
+    built.__setattr__ = _undone_when_refused(built.__setattr__)  # type: ignore[method-assign]
     return cast(type[C], built)
+
+
+def _undone_when_refused(method: Callable[..., None]) -> Callable[..., None]:
+    """Pydantic checks the config as a whole after it has stored the value; a refused one must not stay."""
+
+    @functools.wraps(method)
+    def checked(self: Any, name: str, value: Any) -> None:
+        before = dict(vars(self))
+        try:
+            method(self, name, value)
+        except ConfigError:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return checked
 
 
 def _with_config_errors(method: Callable[..., None], title: str, known: list[str]) -> Callable[..., None]:
@@ -77,7 +94,25 @@ def known_name(value: Any, known: Iterable[str]) -> Any:
 
 def problems_of(error: ValidationError, known: list[str]) -> list[Problem]:
     """Pydantic's errors in our words."""
-    return [_problem(cast(dict[str, Any], item), known) for item in error.errors(include_url=False)]
+    items = [cast(dict[str, Any], item) for item in error.errors(include_url=False)]
+    deepest: dict[str, Problem] = {}
+    for item in items:
+        plain = tuple(part for part in item["loc"] if not _is_union_branch(part))
+        problem = _problem({**item, "loc": plain}, known)
+        # A value that fits no branch of a union fails once for each: the branch that went deepest knows best.
+        above = [path for path in deepest if plain != item["loc"] and problem.path.startswith(path)]
+        if any(path == problem.path for path in above):
+            continue
+        for path in above:
+            del deepest[path]
+        if plain == item["loc"] or not any(path.startswith(problem.path) for path in deepest):
+            deepest[problem.path] = problem
+    return list(deepest.values())
+
+
+def _is_union_branch(part: object) -> bool:
+    """Whether a part of an error's location is pydantic's name for a branch of a union rather than a key."""
+    return isinstance(part, str) and (part in ("str", "int", "none", "callable") or part.endswith(("]", ")")))
 
 
 def _problem(item: dict[str, Any], known: list[str]) -> Problem:
@@ -90,6 +125,8 @@ def _problem(item: dict[str, Any], known: list[str]) -> Problem:
         return Problem(
             path, one_of(names), f"the unknown key {item['loc'][-1]!r}", did_you_mean(item["loc"][-1], names)
         )
+    if kind == "no_such_attribute":
+        return Problem(path, one_of(known), "an unknown attribute", did_you_mean(context["attribute"], known))
     if kind == "unexpected_positional_argument":
         return Problem(path, f"at most {len(known)} positional arguments", repr(item["input"]))
     if kind in ("missing", "missing_argument"):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ..errors import count_of
 from ..presets import (
     KD_LOSS_MAP,
     MATCH_LOSS_MAP,
@@ -17,7 +18,12 @@ from ..presets import (
 )
 from ._base import Config, config_class, known_name, reject
 
-Layers = int | list[int]
+Layers = int | str | list[int] | list[str]
+"""Indices into the list an adaptor gives, or dotted paths of submodules; two for the losses that take two layers."""
+
+
+COMBINATIONS = ("logits", "probabilities", "losses")
+TEACHER_WEIGHTS = ("uniform", "confidence", "loss")
 
 
 def _off_or_weight_schedule(value: Any) -> Any:
@@ -31,12 +37,13 @@ def _off_or_temperature_schedule(value: Any) -> Any:
         return None
     if callable(value):
         return value
-    name, *parameters = value if isinstance(value, (list, tuple)) else (value,)
+    name, *parameters = value if isinstance(value, (list, tuple)) and value else (value,)
     known_name(name, TEMPERATURE_SCHEDULER)
     needed = {"flsw": 2, "cwsm": 1}.get(name, 0)
-    if len(parameters) < needed:
+    numbers = [p for p in parameters if isinstance(p, (int, float))]
+    if len(numbers) < needed or len(numbers) < len(parameters):
         example = ["flsw", 1, 1] if name == "flsw" else ["cwsm", 1]
-        raise reject(f"[{name!r}] followed by {needed} number(s), as in {example}")
+        raise reject(f"[{name!r}] followed by {count_of(needed, 'number')}, as in {example}")
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
@@ -48,10 +55,22 @@ def _match_loss(value: Any) -> Any:
     return value if callable(value) else known_name(value, MATCH_LOSS_MAP)
 
 
+def _layers(value: Any) -> Any:
+    """One check for the union, so that a mistake is one problem at its own path."""
+    items = value if isinstance(value, (list, tuple)) and value else [value]
+    for item in items:
+        a_path = isinstance(item, str) and ("." in item or "*" in item or item.isidentifier())
+        if isinstance(item, bool) or not (isinstance(item, int) or a_path):
+            raise reject("the index of a layer, the path of a module, or a list of two")
+    if len({isinstance(item, str) for item in items}) > 1:
+        raise reject("indices or paths, not both")
+    return list(items) if isinstance(value, tuple) else value
+
+
 def _projection(value: Any) -> Any:
-    if value is None:
-        return None
-    shape = "['linear', student width, teacher width] with an optional dict of optimiser options"
+    if value is None or value == "auto":
+        return value
+    shape = "'auto', or ['linear', student width, teacher width] with an optional dict of optimiser options"
     if not isinstance(value, (list, tuple)) or len(value) not in (3, 4):
         raise reject(shape)
     builder, dim_in, dim_out, *options = value
@@ -70,20 +89,25 @@ class IntermediateMatch(Config):
 
     Args:
         layer_T: index into the list the teacher's adaptor gives; two indices for the losses that take two layers.
+            Or the dotted path of a submodule, whose output is taken: ``"bert.encoder.layer.11"``. Of a tuple it is the
+            first item, or that of ``"path[1]"``. A ``*`` stands for one part of the path; with as many modules on
+            both sides, each pair is a match.
         layer_S: the same for the student.
         feature: ``"hidden"`` or ``"attention"``.
-        weight: factor of this term in the total.
         loss: a name of :data:`textbrewer.MATCH_LOSS_MAP`, or ``f(S, T, mask=None) -> tensor``.
+        weight: factor of this term in the total.
         proj: ``[name, dim_S, dim_T]``, with an optional fourth dict of optimiser options: a trained map of the
-            student's feature to the teacher's width.
+            student's feature to the teacher's width. ``"auto"``: a linear one where the widths differ.
+        teacher: which of several teachers.
     """
 
-    layer_T: Layers
-    layer_S: Layers
+    layer_T: Annotated[Layers, BeforeValidator(_layers)]
+    layer_S: Annotated[Layers, BeforeValidator(_layers)]
     feature: Literal["hidden", "attention"]
     loss: Annotated[str | Callable[..., Any], BeforeValidator(_match_loss)]
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-    proj: Annotated[list[Any] | None, BeforeValidator(_projection)] = None
+    proj: Annotated[Literal["auto"] | list[Any] | None, BeforeValidator(_projection)] = None
+    teacher: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _layers_fit_the_loss(self) -> IntermediateMatch:
@@ -104,9 +128,10 @@ class IntermediateMatch(Config):
 
     @property
     def name(self) -> str:
-        """``{feature}_{loss}_{layer_S}_{layer_T}``, with pairs of layers joined by ``-``."""
+        """``{feature}_{loss}_{layer_S}_{layer_T}``, pairs of layers joined by ``-``, and a teacher above 0."""
         loss = self.loss if isinstance(self.loss, str) else getattr(self.loss, "__name__", "custom")
-        return f"{self.feature}_{loss}_{_joined(self.layer_S)}_{_joined(self.layer_T)}"
+        of_teacher = f"_teacher{self.teacher}" if self.teacher else ""
+        return f"{self.feature}_{loss}_{_joined(self.layer_S)}_{_joined(self.layer_T)}{of_teacher}"
 
 
 def _joined(layers: Layers) -> str:
@@ -162,3 +187,33 @@ class DistillationConfig(Config):
         list[IntermediateMatch], BeforeValidator(lambda value: [] if value is None else value)
     ] = Field(default_factory=list)
     is_caching_logits: bool = False
+
+
+def _teacher_weights(value: Any) -> Any:
+    if isinstance(value, str):
+        return known_name(value, TEACHER_WEIGHTS)
+    if isinstance(value, (list, tuple)) and (min(value, default=0) < 0 or sum(value) <= 0):
+        raise reject("weights that are not negative, with a sum above 0")
+    return value
+
+
+@config_class
+class EnsembleConfig(Config):
+    """How several teachers of one task become one target.
+
+    Args:
+        combine: ``"logits"``: the student learns from the weighted mean of the logits (TextBrewer's).
+            ``"probabilities"``: from the weighted mean of the softened probabilities. ``"losses"``: from each teacher
+            apart, and the weighted losses are added.
+        teacher_weights: ``"uniform"``; a list with a weight each (their ratio counts); by example ``"confidence"``,
+            ``1 − entropy / log classes``; or ``"loss"``, ``1 / (1 + cross-entropy on the label)``. All but the last are
+            made to add up to 1; the last is not where losses are added, as in MT-BERT.
+        label_maps: for each teacher None, or a list with the teacher's class for each class of the student, or
+            ``"names"`` to read it from the labels in both models' configs.
+
+    Sources: confidence, 1702.01802; loss, MT-BERT, 2106.01023.
+    """
+
+    combine: Annotated[str, BeforeValidator(lambda value: known_name(value, COMBINATIONS))] = "logits"
+    teacher_weights: Annotated[str | list[float], BeforeValidator(_teacher_weights)] = "uniform"
+    label_maps: list[Literal["names"] | list[Annotated[int, Field(ge=0)]] | None] | None = None

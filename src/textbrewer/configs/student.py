@@ -6,13 +6,18 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from ._base import Config, config_class, known_name
+from ..errors import one_of
+from ._base import Config, config_class, known_name, reject
 
 LAYER_CHOICES = ("first", "evenly", "last")
 
 
 def _layers(value: Any) -> Any:
-    return known_name(value, LAYER_CHOICES) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return known_name(value, LAYER_CHOICES)
+    if not isinstance(value, list):
+        raise reject(f"{one_of(LAYER_CHOICES)}, or a list of teacher layers")
+    return value
 
 
 Positive = Annotated[int, Field(ge=1)]

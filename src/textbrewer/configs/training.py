@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike, fspath
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -20,6 +21,10 @@ def _device_name(value: Any) -> Any:
     except (RuntimeError, TypeError):
         raise reject("'auto' or a torch device such as 'cpu', 'cuda', 'cuda:1'") from None
     return value
+
+
+def _path_as_text(value: Any) -> Any:
+    return fspath(value) if isinstance(value, PathLike) else value
 
 
 @config_class
@@ -60,8 +65,8 @@ class TrainingConfig(Config):
     ckpt_frequency: Annotated[int, Field(ge=0)] = 1
     ckpt_epoch_frequency: Annotated[int, Field(ge=1)] = 1
     ckpt_steps: Annotated[int, Field(ge=1)] | None = None
-    log_dir: str | None = None
-    output_dir: str = "./saved_models"
+    log_dir: Annotated[str | None, BeforeValidator(_path_as_text)] = None
+    output_dir: Annotated[str, BeforeValidator(_path_as_text)] = "./saved_models"
     device: Annotated[str | torch.device, BeforeValidator(_device_name)] = "auto"
     fp16: bool = False
     fp16_opt_level: Literal["O0", "O1", "O2", "O3"] = "O1"
@@ -71,17 +76,6 @@ class TrainingConfig(Config):
     keep_last_accumulation: bool = False
     log_every: Annotated[int, Field(ge=1)] = 10
     progress_bar: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _paths_as_text(cls, values: Any) -> Any:
-        from os import PathLike, fspath
-
-        keywords = getattr(values, "kwargs", None) if not isinstance(values, dict) else values
-        for name in ("log_dir", "output_dir"):
-            if keywords and isinstance(keywords.get(name), PathLike):
-                keywords[name] = fspath(keywords[name])
-        return values
 
     @model_validator(mode="after")
     def _precisions_agree(self) -> Self:

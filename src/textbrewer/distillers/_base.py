@@ -16,6 +16,7 @@ from ..adaptors import AdaptedModel
 from ..configs import TrainingConfig
 from ..engine import Engine, Schedule
 from ..engine.devices import Placement
+from ..engine.loop import Step
 from ..engine.modes import modes_kept
 from ..feeding import sides
 from ..matching import Projections
@@ -36,6 +37,7 @@ class DistillationStep:
         placement: device and precision.
         forward: what to call in the student's place.
         args: extra keywords of every forward pass.
+        student_args: extra keywords of the student's alone.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class DistillationStep:
         placement: Placement,
         forward: nn.Module,
         args: Mapping[str, Any],
+        student_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.student = student
         self.source = source
@@ -53,13 +56,14 @@ class DistillationStep:
         self.placement = placement
         self.forward = forward
         self.args = args
+        self.student_args = {**args, **(student_args or {})}
         self._said_uncounted = False
 
     def __call__(self, batch: Batch, share: Share) -> LossReport:
         fed = sides(batch)
         of_teacher = None if self.source is None else self.source(fed, self.args)
         with self.placement.autocast():
-            of_student = self.student(fed.student, self.args, self.forward)
+            of_student = self.student(fed.student, self.student_args, self.forward)
         return self.objective(of_student, of_teacher, share)
 
     def share(self, window: list[Batch]) -> Share:
@@ -97,11 +101,14 @@ class Distiller(ABC):
         self._context: ExitStack | None = None
 
     @abstractmethod
-    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> DistillationStep:
+    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> Step:
         """The step of this run; what must be undone when it ends goes on ``running``."""
 
     def _teachers(self) -> list[nn.Module]:
         return []
+
+    def _all_projections(self) -> list[Projections]:
+        return [self.projections]
 
     @contextmanager
     def _modes(self) -> Iterator[None]:
@@ -160,18 +167,47 @@ class Distiller(ABC):
             MatchError: tensors of a term do not fit each other.
             NonFiniteLossError: a loss became NaN or infinite.
         """
-        schedule = Schedule.of(self.t_config, dataloader, num_epochs, num_steps)
+        self._run(
+            Schedule.of(self.t_config, dataloader, num_epochs, num_steps),
+            optimizer,
+            dataloader,
+            scheduler_class=scheduler_class,
+            scheduler_args=scheduler_args,
+            scheduler=scheduler,
+            max_grad_norm=max_grad_norm,
+            callback=callback,
+            batch_postprocessor=batch_postprocessor,
+            args=args,
+        )
+
+    def _run(
+        self,
+        schedule: Schedule,
+        optimizer: Optimizer,
+        dataloader: Any,
+        *,
+        scheduler_class: Callable[..., Any] | None,
+        scheduler_args: Mapping[str, Any] | None,
+        scheduler: Any,
+        max_grad_norm: float,
+        callback: Callable[..., Any] | None,
+        batch_postprocessor: Callable[[Any], Any] | None,
+        args: Mapping[str, Any],
+    ) -> None:
+        """Lend everything to the engine for one run, and give it back."""
         placement = Placement(self.t_config, self.model_S)
-        for module in (self.model_S, self.projections, *self._teachers()):
+        for module in (self.model_S, *self._all_projections(), *self._teachers()):
             module.to(placement.device)
         _require_trained(optimizer, self.model_S)
         with ExitStack() as running:
             running.enter_context(self._modes())
-            running.enter_context(self.projections.trained_by(optimizer))
+            users_groups = len(optimizer.param_groups)
+            for projections in self._all_projections():
+                running.enter_context(projections.trained_by(optimizer))
             if scheduler_class is not None:
                 scheduler = scheduler_class(optimizer, **(scheduler_args or {}))
             elif scheduler is not None:
-                scheduler = _OwnGroups(scheduler, optimizer, len(optimizer.param_groups) - len(self.projections))
+                scheduler = _OwnGroups(scheduler, optimizer, users_groups)
             step = self._assemble(placement, args, running)
             Engine(self.t_config, self.model_S, placement).run(
                 step,
@@ -208,5 +244,5 @@ def _require_trained(optimizer: Optimizer, student: nn.Module) -> None:
         warnings.warn(
             "the optimizer holds none of the student's parameters, so the student will not change; "
             "build it from model_S.parameters(), after any step that replaces them",
-            stacklevel=4,
+            stacklevel=5,
         )

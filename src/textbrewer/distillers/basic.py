@@ -9,13 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from ..adaptors import AdaptedModel
 from ..configs import DistillationConfig, TrainingConfig
 from ..engine.devices import Placement
-from ..objective import HardLabels, Objective, SoftLabels, Term
-from ..teachers import LiveTeacher
+from ..engine.loop import Step
 from ..types import Adaptor
-from ._base import DistillationStep, Distiller
+from ._base import Distiller
+from ._lesson import Lesson
 
 
 class BasicDistiller(Distiller):
@@ -39,8 +38,6 @@ class BasicDistiller(Distiller):
     ...     distiller.train(optimizer, [(torch.ones(2, 4),)], num_epochs=1)
     """
 
-    matched = False
-
     def __init__(
         self,
         train_config: TrainingConfig,
@@ -55,31 +52,12 @@ class BasicDistiller(Distiller):
         self.model_T = model_T
         self.adaptor_T = adaptor_T
         self.adaptor_S = adaptor_S
-        if distill_config.intermediate_matches and not self.matched:
-            warnings.warn(f"{type(self).__name__} uses no intermediate matches; GeneralDistiller does", stacklevel=3)
+        if distill_config.intermediate_matches:
+            warnings.warn("BasicDistiller uses no intermediate matches; GeneralDistiller does", stacklevel=2)
+        self.lesson = Lesson(distill_config, [model_T], [adaptor_T], adaptor_S)
 
     def _teachers(self) -> list[nn.Module]:
         return [self.model_T]
 
-    def _feature_terms(self) -> list[Term]:
-        return []
-
-    def _features(self) -> frozenset[str]:
-        return frozenset()
-
-    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> DistillationStep:
-        if self.d_config.is_caching_logits:
-            warnings.warn(
-                "is_caching_logits=True: this release runs the teacher on every batch; the result is the same",
-                stacklevel=4,
-            )
-        teacher = AdaptedModel(self.model_T, self.adaptor_T, name="adaptor_T", features=self._features(), teacher=True)
-        student = AdaptedModel(self.model_S, self.adaptor_S, name="adaptor_S", features=self._features())
-        for adapted in (teacher, student):
-            running.enter_context(adapted.ready())
-        config = self.d_config
-        hard = HardLabels(config.hard_label_weight, config.hard_label_weight_scheduler)
-        objective = Objective([SoftLabels(config), *self._feature_terms(), hard])
-        forward = placement.forward_of(self.model_S, self.t_config.data_parallel)
-        source = LiveTeacher(teacher, placement.autocast)
-        return DistillationStep(student, source, objective, placement, forward, args)
+    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> Step:
+        return self.lesson.assemble(self.model_S, placement, self.t_config.data_parallel, args, {}, running)

@@ -11,6 +11,7 @@ from torch import nn
 from ..adaptors import AdaptedModel
 from ..configs import TrainingConfig
 from ..engine.devices import Placement
+from ..engine.loop import Step
 from ..objective import HardLabels, Objective
 from ..types import Adaptor
 from ._base import DistillationStep, Distiller
@@ -32,7 +33,7 @@ class BasicTrainer(Distiller):
         self.model = model
         self.adaptor = adaptor
 
-    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> DistillationStep:
+    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> Step:
         adapted = AdaptedModel(self.model_S, self.adaptor, name="adaptor")
         forward = placement.forward_of(self.model_S, self.t_config.data_parallel)
         return DistillationStep(adapted, None, Objective([HardLabels()]), placement, forward, args)

@@ -12,9 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..configs import TrainingConfig
-from ..errors import DataError
+from ..errors import DataError, count_of
 from ..feeding import length_of, require_batches, to_device
-from ..objective import Share
 from ..types import Batch, LossReport
 from .checkpoint import save_student
 from .devices import Placement
@@ -27,11 +26,11 @@ logger = logging.getLogger("textbrewer")
 class Step(Protocol):
     """What the engine is handed: how to turn a micro-batch into a loss."""
 
-    def __call__(self, batch: Batch, share: Share) -> LossReport:
+    def __call__(self, batch: Any, share: Any) -> LossReport:
         """The loss of one micro-batch."""
 
-    def share(self, window: list[Batch]) -> Share:
-        """What part of the optimiser step each micro-batch of ``window`` is."""
+    def share(self, window: list[Any]) -> Any:
+        """What part of the optimiser step each micro-batch of ``window`` is; handed back with each of them."""
 
     def advance(self, progress: float) -> None:
         """Called after each optimiser step with the part of the run that is done, in (0, 1]."""
@@ -59,8 +58,8 @@ class Schedule:
             DataError: neither is given, one is below 1, or the loader is too short (or has no length with epochs).
         """
         for name, value in (("num_steps", num_steps), ("num_epochs", num_epochs)):
-            if value is not None and value < 1:
-                raise DataError(f"train: expected {name} >= 1, got {value}")
+            if value is not None and (value < 1 or value != int(value)):
+                raise DataError(f"train: expected a whole {name} >= 1, got {value}")
         length = length_of(loader)
         size, keep = config.gradient_accumulation_steps, config.keep_last_accumulation
         if num_steps is not None:
@@ -71,6 +70,15 @@ class Schedule:
         if length is None:
             raise DataError("train: the dataloader has no length, so epochs cannot be counted; give num_steps instead")
         require_batches(length, size, keep)
+        left_over = length % size
+        if left_over and not keep:
+            logger.warning(
+                "the last %s of every epoch %s no full accumulation and %s dropped, as in TextBrewer; "
+                "keep_last_accumulation=True uses them",
+                count_of(left_over, "batch").replace("batchs", "batches"),
+                "makes" if left_over == 1 else "make",
+                "is" if left_over == 1 else "are",
+            )
         steps = -(-length // size) if keep else length // size
         return cls(steps * num_epochs, steps, num_epochs)
 
@@ -151,7 +159,7 @@ class Engine:
         """The micro-batches of each optimiser step; with steps, windows cross the end of the loader."""
         size = self.config.gradient_accumulation_steps
         if schedule.steps_per_epoch is None:
-            yield from itertools.islice(_chunks(_cycle(loader), size), schedule.total_steps)
+            yield from itertools.islice(_chunks(cycle(loader), size), schedule.total_steps)
             return
         for _ in range(schedule.num_epochs or 0):
             for window in itertools.islice(_chunks(iter(loader), size), schedule.steps_per_epoch):
@@ -192,8 +200,8 @@ def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield window
 
 
-def _cycle(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """The loader again and again; unlike :func:`itertools.cycle` nothing is kept, so shuffling stays alive."""
+def cycle(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches of the loader, again and again; none is kept, so that shuffling stays alive."""
     while True:
         empty = True
         for batch in loader:
@@ -209,4 +217,4 @@ def _shown(values: Mapping[str, float]) -> dict[str, str]:
     return {name.removeprefix("unweighted_"): f"{value:.4g}" for name, value in values.items()}
 
 
-__all__ = ["Engine", "Schedule", "Step"]
+__all__ = ["Engine", "Schedule", "Step", "cycle"]

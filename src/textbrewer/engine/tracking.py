@@ -57,6 +57,8 @@ class Tracker:
             if not all(math.isfinite(value) for value in values.values()):
                 raise NonFiniteLossError(_describe(values, step))
             self._write(values, batch)
+            if report.task:
+                self._write({f"{report.task}/{name}": value for name, value in values.items()}, batch)
             self.latest = values
 
     def _write(self, values: dict[str, float], batch: int) -> None:

@@ -33,7 +33,7 @@ COUNT_UNITS: dict[Callable[..., Any], str] = {
     mmd_valid_loss: "token_pairs",
 }
 """The losses that take ``count``, and what it counts: rows of the batch, valid tokens, valid pairs of tokens
-(Σ length²), or rows of logits (rows for 2-d logits, selected positions for 3-d)."""
+(Σ length²), or rows of logits (rows for 2-d logits; for 3-d the selected positions, or all without a mask)."""
 
 __all__ = [
     "COUNT_UNITS",

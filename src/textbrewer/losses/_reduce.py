@@ -31,12 +31,31 @@ def masked_mean(values: Tensor, mask: Tensor | None = None, *, count: Tensor | f
     """
     if mask is None:
         total = values.sum()
-        return total / max(values.numel(), 1) if count is None else total / count
+        return total / _not_zero(values.numel() if count is None else count)
     if mask.shape != values.shape:
         raise MatchError(f"mask {list(mask.shape)} does not fit the values {list(values.shape)}")
     valid = mask != 0
     total = torch.where(valid, values, torch.zeros_like(values)).sum()
-    return total / (valid.sum().clamp(min=1) if count is None else count)
+    return total / _not_zero(valid.sum() if count is None else count)
+
+
+def _not_zero(count: Tensor | float) -> Tensor | float:
+    """A step without any valid element divides its zero by one."""
+    return torch.where(count == 0, 1, count) if isinstance(count, Tensor) else count or 1
+
+
+def only_valid(values: Tensor, valid: Tensor | None, fill: float = 0.0) -> Tensor:
+    """``values`` with ``fill`` where ``valid`` is false, so that NaN there reaches no gradient on the way to a mean.
+
+    Args:
+        values: any shape.
+        valid: booleans; axes that are missing on the right apply to all of them. None: everything is valid.
+        fill: a number at which the loss is differentiable.
+    """
+    if valid is None:
+        return values
+    wide = valid.reshape(valid.shape + (1,) * (values.dim() - valid.dim()))
+    return torch.where(wide, values, torch.full_like(values, fill))
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from ..errors import MatchError
-from ._reduce import full_precision, masked_mean
+from ._reduce import full_precision, masked_mean, only_valid
 
 _MASKED_SCORE = -1e-3
 Pair = Sequence[Tensor]
@@ -37,10 +37,7 @@ def att_mse_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None =
     Raises:
         MatchError: the shapes differ.
     """
-    _require_same(attention_S, attention_T, "attention_mse")
-    if mask is None:
-        return masked_mean((_scores(attention_S) - _scores(attention_T)) ** 2)
-    return masked_mean((attention_S - attention_T) ** 2, _pairs_of(mask, attention_S, "attention_mse"))
+    return _att_mse(attention_S, attention_T, mask, "attention_mse")
 
 
 def att_mse_sum_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -48,7 +45,7 @@ def att_mse_sum_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | No
 
     Student and teacher may have different numbers of heads; ``(batch, length, length)`` counts as summed.
     """
-    return att_mse_loss(*_over_heads("sum", attention_S, attention_T, "attention_mse_sum"), mask)
+    return _att_mse(*_over_heads("sum", attention_S, attention_T, "attention_mse_sum"), mask, "attention_mse_sum")
 
 
 def att_ce_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -68,14 +65,7 @@ def att_ce_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None = 
     Raises:
         MatchError: the shapes differ.
     """
-    _require_same(attention_S, attention_T, "attention_ce")
-    terms = -attention_T.softmax(dim=-1) * attention_S.log_softmax(dim=-1)
-    if mask is None:
-        kept = torch.where(attention_T <= _MASKED_SCORE, torch.zeros_like(terms), terms)
-        return masked_mean(kept.sum(dim=-1))
-    keys = _mask_of(mask, attention_S, "attention_ce")
-    queries = _like_queries(keys, attention_S)
-    return masked_mean(torch.where(_pairs_of(mask, attention_S, "attention_ce"), terms, 0.0).sum(dim=-1), queries)
+    return _att_ce(attention_S, attention_T, mask, "attention_ce")
 
 
 def att_ce_mean_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -83,7 +73,7 @@ def att_ce_mean_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | No
 
     Student and teacher may have different numbers of heads; ``(batch, length, length)`` counts as averaged.
     """
-    return att_ce_loss(*_over_heads("mean", attention_S, attention_T, "attention_ce_mean"), mask)
+    return _att_ce(*_over_heads("mean", attention_S, attention_T, "attention_ce_mean"), mask, "attention_ce_mean")
 
 
 def hid_mse_loss(state_S: Tensor, state_T: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -103,8 +93,9 @@ def hid_mse_loss(state_S: Tensor, state_T: Tensor, mask: Tensor | None = None) -
     tensor(1.)
     """
     _require_same(state_S, state_T, "hidden_mse")
-    squares = ((state_S - state_T) ** 2).mean(dim=-1)
-    return masked_mean(squares, _optional_mask(mask, state_S, "hidden_mse"))
+    valid = _optional_mask(mask, state_S, "hidden_mse")
+    student, teacher = _both(state_S, state_T, valid)
+    return masked_mean(((student - teacher) ** 2).mean(dim=-1), valid)
 
 
 def cos_loss(state_S: Tensor, state_T: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -121,8 +112,9 @@ def cos_loss(state_S: Tensor, state_T: Tensor, mask: Tensor | None = None) -> Te
     Source: DistilBERT, 1910.01108.
     """
     _require_same(state_S, state_T, "cos")
-    distances = 1 - cosine_similarity(state_S, state_T, dim=-1)
-    return masked_mean(distances, _optional_mask(mask, state_S, "cos"))
+    valid = _optional_mask(mask, state_S, "cos")
+    # Filled with ones, because the cosine of zero vectors has no gradient.
+    return masked_mean(1 - cosine_similarity(*_both(state_S, state_T, valid, fill=1.0), dim=-1), valid)
 
 
 def pkd_loss(state_S: Tensor, state_T: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -183,11 +175,13 @@ def mmd_loss(state_S: Pair, state_T: Pair, mask: Tensor | None = None) -> Tensor
 
     Source: NST, 1707.01219, with a linear kernel.
     """
+    similar_S, similar_T = (_similarity(side, mask, "mmd") for side in (state_S, state_T))
+    _require_same(similar_S, similar_T, "mmd")
     if mask is None:
-        return masked_mean((_similarity(state_S, "mmd") - _similarity(state_T, "mmd")) ** 2)
-    by_length = [_similarity(side, "mmd") * side[0].shape[-1] / side[0].shape[1] for side in (state_S, state_T)]
-    _require_same(by_length[0], by_length[1], "mmd")
-    return masked_mean((by_length[0] - by_length[1]) ** 2, _pairs_of(mask, by_length[0], "mmd"))
+        return masked_mean((similar_S - similar_T) ** 2)
+    by_length_S, by_length_T = similar_S * state_S[0].shape[-1], similar_T * state_T[0].shape[-1]
+    squares = ((by_length_S - by_length_T) / similar_S.shape[1]) ** 2
+    return masked_mean(squares, _pairs_of(mask, similar_S, "mmd"))
 
 
 def hidden_mse_valid_loss(
@@ -195,8 +189,9 @@ def hidden_mse_valid_loss(
 ) -> Tensor:
     """:func:`hid_mse_loss` as a mean over the valid positions of the whole step (``count``: tokens)."""
     _require_same(state_S, state_T, "hidden_mse_valid")
-    squares = ((full_precision(state_S) - full_precision(state_T)) ** 2).mean(dim=-1)
-    return masked_mean(squares, _optional_mask(mask, state_S, "hidden_mse_valid"), count=count)
+    valid = _optional_mask(mask, state_S, "hidden_mse_valid")
+    student, teacher = _both(full_precision(state_S), full_precision(state_T), valid)
+    return masked_mean(((student - teacher) ** 2).mean(dim=-1), valid, count=count)
 
 
 def cos_valid_loss(
@@ -204,8 +199,9 @@ def cos_valid_loss(
 ) -> Tensor:
     """:func:`cos_loss` as a mean over the valid positions of the whole step (``count``: tokens)."""
     _require_same(state_S, state_T, "cos_valid")
-    distances = 1 - cosine_similarity(full_precision(state_S), full_precision(state_T), dim=-1)
-    return masked_mean(distances, _optional_mask(mask, state_S, "cos_valid"), count=count)
+    valid = _optional_mask(mask, state_S, "cos_valid")
+    student, teacher = _both(full_precision(state_S), full_precision(state_T), valid, fill=1.0)
+    return masked_mean(1 - cosine_similarity(student, teacher, dim=-1), valid, count=count)
 
 
 def attention_mse_valid_loss(
@@ -223,9 +219,10 @@ def attention_mse_valid_loss(
         MatchError: the shapes differ.
     """
     _require_same(attention_S, attention_T, "attention_mse_valid")
-    squares = ((full_precision(attention_S) - full_precision(attention_T)) ** 2).mean(dim=1)
-    pairs = None if mask is None else _pairs_of(mask, squares, "attention_mse_valid")
-    return masked_mean(squares, pairs, count=count)
+    pairs = None if mask is None else _pairs_of(mask, attention_S, "attention_mse_valid")
+    student, teacher = _both(full_precision(attention_S), full_precision(attention_T), pairs)
+    squares = ((student - teacher) ** 2).mean(dim=1)
+    return masked_mean(squares, None if pairs is None else pairs[:, 0], count=count)
 
 
 def attention_kl_loss(
@@ -247,15 +244,12 @@ def attention_kl_loss(
     Source: MiniLM, 2002.10957 (its attention transfer).
     """
     _require_same(attention_S, attention_T, "attention_kl")
-    student, teacher = full_precision(attention_S), full_precision(attention_T)
+    valid = None if mask is None else _pairs_of(mask, attention_S, "attention_kl")
+    student, teacher = _both(full_precision(attention_S), full_precision(attention_T), valid)
     # A probability can underflow to zero; its logarithm must stay finite for the gradient.
     least = torch.finfo(student.dtype).tiny
     terms = teacher * (teacher.clamp(min=least).log() - student.clamp(min=least).log())
-    if mask is None:
-        return masked_mean(terms.sum(dim=-1).mean(dim=1), count=count)
-    valid = _pairs_of(mask, terms, "attention_kl")
-    rows = torch.where(valid, terms, torch.zeros_like(terms)).sum(dim=-1).mean(dim=1)
-    return masked_mean(rows, mask, count=count)
+    return masked_mean(terms.sum(dim=-1).mean(dim=1), mask, count=count)
 
 
 def gram_valid_loss(
@@ -269,10 +263,33 @@ def mmd_valid_loss(
     state_S: Pair, state_T: Pair, mask: Tensor | None = None, *, count: Tensor | float | None = None
 ) -> Tensor:
     """:func:`mmd_loss`, always scaled by the width, over the valid pairs of the whole step (``count``: token pairs)."""
-    similar_S, similar_T = _similarity(state_S, "mmd_valid"), _similarity(state_T, "mmd_valid")
+    similar_S, similar_T = (_similarity(side, mask, "mmd_valid") for side in (state_S, state_T))
     _require_same(similar_S, similar_T, "mmd_valid")
     pairs = None if mask is None else _pairs_of(mask, similar_S, "mmd_valid")
     return masked_mean((similar_S - similar_T) ** 2, pairs, count=count)
+
+
+def _att_mse(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None, loss: str) -> Tensor:
+    _require_same(attention_S, attention_T, loss)
+    if mask is None:
+        return masked_mean((_scores(attention_S) - _scores(attention_T)) ** 2)
+    pairs = _pairs_of(mask, attention_S, loss)
+    student, teacher = _both(attention_S, attention_T, pairs)
+    return masked_mean((student - teacher) ** 2, pairs)
+
+
+def _att_ce(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None, loss: str) -> Tensor:
+    _require_same(attention_S, attention_T, loss)
+    terms = -attention_T.softmax(dim=-1) * attention_S.log_softmax(dim=-1)
+    if mask is None:
+        kept = torch.where(attention_T <= _MASKED_SCORE, torch.zeros_like(terms), terms)
+        return masked_mean(kept.sum(dim=-1))
+    queries = _like_queries(_mask_of(mask, attention_S, loss), attention_S)
+    return masked_mean(only_valid(terms, _pairs_of(mask, attention_S, loss)).sum(dim=-1), queries)
+
+
+def _both(first: Tensor, second: Tensor, valid: Tensor | None, fill: float = 0.0) -> tuple[Tensor, Tensor]:
+    return only_valid(first, valid, fill), only_valid(second, valid, fill)
 
 
 def _scores(attention: Tensor) -> Tensor:
@@ -329,22 +346,29 @@ def _pairs_of(mask: Tensor, attention: Tensor, loss: str) -> Tensor:
     return (pairs if attention.dim() == 3 else pairs[:, None]).expand(attention.shape)
 
 
-def _similarity(side: Pair, loss: str) -> Tensor:
+def _similarity(side: Pair, mask: Tensor | None, loss: str) -> Tensor:
     first, second = (full_precision(layer) for layer in _two(side, loss))
+    # A mask of another length is told by the caller, with the shape of the similarities.
+    fits = mask is not None and mask.shape == first.shape[:2]
+    first, second = _both(first, second, mask != 0 if fits else None)  # type: ignore[arg-type]
     return first @ second.transpose(1, 2) / first.shape[-1]
 
 
 def _gram_distances(state_S: Pair, state_T: Pair, mask: Tensor | None, loss: str) -> Tensor:
-    grams = [_gram(side, mask, loss) for side in (state_S, state_T)]
-    _require_same(grams[0], grams[1], loss)
-    return (grams[0] - grams[1]) ** 2
+    gram_S, gram_T = (_gram(side, mask, loss) for side in (state_S, state_T))
+    if gram_S.shape != gram_T.shape:
+        widths = [[layer.shape[-1] for layer in side] for side in (state_S, state_T)]
+        raise MatchError(
+            f"{loss}: the widths of teacher {widths[1]} and student {widths[0]} differ, so their Gram matrices do too; "
+            f"add proj=['linear', {widths[0][0]}, {widths[1][0]}], or use mmd, which compares positions"
+        )
+    return (gram_S - gram_T) ** 2
 
 
 def _gram(side: Pair, mask: Tensor | None, loss: str) -> Tensor:
     first, second = (full_precision(layer) for layer in _two(side, loss))
     if mask is None:
         return first.transpose(1, 2) @ second / first.shape[1]
-    valid = _mask_of(mask, first, loss).unsqueeze(-1)
-    first = torch.where(valid, first, torch.zeros_like(first))
-    second = torch.where(valid, second, torch.zeros_like(second))
-    return first.transpose(1, 2) @ second / valid.sum(dim=1, keepdim=True).clamp(min=1)
+    valid = _mask_of(mask, first, loss)
+    first, second = _both(first, second, valid)
+    return first.transpose(1, 2) @ second / valid.sum(dim=1)[:, None, None].clamp(min=1)

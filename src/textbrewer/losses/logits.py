@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MatchError
-from ._reduce import full_precision, masked_mean
+from ._reduce import full_precision, masked_mean, only_valid
 
 
 def tempered(logits: Tensor, temperature: Tensor | float) -> Tensor:
@@ -112,8 +112,15 @@ def kl_loss(
     tensor(0.)
     """
     _require_same(logits_S, logits_T, "kl")
-    log_p = tempered(full_precision(logits_T), temperature).log_softmax(dim=-1)
-    log_q = tempered(full_precision(logits_S), temperature).log_softmax(dim=-1)
+    needed = logits_S.shape[:-1]
+    if mask is not None and mask.shape != needed:
+        raise MatchError(
+            f"kl: mask {list(mask.shape)} does not fit logits {list(logits_S.shape)}: needs {list(needed)}"
+        )
+    valid = None if mask is None else mask != 0
+    temperature = full_precision(temperature) if isinstance(temperature, Tensor) else temperature
+    log_p = tempered(only_valid(full_precision(logits_T), valid), temperature).log_softmax(dim=-1)
+    log_q = tempered(only_valid(full_precision(logits_S), valid), temperature).log_softmax(dim=-1)
     # A probability of zero times minus infinity is zero in the limit, and NaN in arithmetic.
     rows = torch.where(log_p == -torch.inf, 0.0, log_p.exp() * (log_p - log_q)).sum(dim=-1)
     return masked_mean(rows * temperature**2, mask, count=count)

@@ -1,6 +1,8 @@
-"""What to match between the layers of two models, and the projections between their widths."""
+"""What to match between two models: features, submodules, and the projections between their widths."""
 
+from .capture import Capture, modules_at, path_of
+from .expand import expanded
 from .features import features_of
 from .projections import Projections
 
-__all__ = ["Projections", "features_of"]
+__all__ = ["Capture", "Projections", "expanded", "features_of", "modules_at", "path_of"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from ..configs import IntermediateMatch
 from ..errors import AdaptorError, MatchError
 from ..types import ModelOutputs
+from .capture import item_of, split_path
 
 
 def features_of(outputs: ModelOutputs, match: IntermediateMatch, side: Literal["S", "T"]) -> Tensor | list[Tensor]:
@@ -19,6 +20,10 @@ def features_of(outputs: ModelOutputs, match: IntermediateMatch, side: Literal["
         MatchError: a layer index is out of range, or its entry is not a tensor.
     """
     asked = match.layer_S if side == "S" else match.layer_T
+    if isinstance(asked, str):
+        return _of_module(outputs, match, side, asked)
+    if isinstance(asked, list) and isinstance(asked[0], str):
+        return [_of_module(outputs, match, side, str(path)) for path in asked]
     layers = getattr(outputs, match.feature)
     adaptor = f"adaptor_{side}"
     if match.feature not in outputs.given:
@@ -28,7 +33,7 @@ def features_of(outputs: ModelOutputs, match: IntermediateMatch, side: Literal["
             f"(output_{'attentions' if match.feature == 'attention' else 'hidden_states'}=True)"
         )
 
-    def at(index: int) -> Tensor:
+    def at(index: Any) -> Tensor:
         if not -len(layers) <= index < len(layers):
             raise MatchError(
                 f"{match.name}: layer_{side}={asked}, but {adaptor} gave {len(layers)} {match.feature} layers "
@@ -43,3 +48,19 @@ def features_of(outputs: ModelOutputs, match: IntermediateMatch, side: Literal["
         return layer
 
     return [at(index) for index in asked] if isinstance(asked, list) else at(asked)
+
+
+def _of_module(outputs: ModelOutputs, match: IntermediateMatch, side: str, path: str) -> Tensor:
+    module, item = split_path(path)
+    if module not in outputs.modules:
+        raise MatchError(
+            f"{match.name}: {module!r} did not run in this forward pass (a teacher whose outputs come with the batch "
+            "is not run); match layers of the adaptor instead"
+        )
+    found = item_of(outputs.modules[module], item)
+    if not isinstance(found, Tensor):
+        raise MatchError(
+            f"{match.name}: the output of {path!r} is {type(outputs.modules[module]).__name__} without a tensor there; "
+            f"choose an item of it, as in layer_{side}='{module}[0]'"
+        )
+    return found

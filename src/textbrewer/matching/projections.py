@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from ..configs import IntermediateMatch
 from ..presets import PROJ_MAP
+
+logger = logging.getLogger("textbrewer")
+
+
+class AutoProjection(nn.Module):
+    """A linear projection whose widths are those of the first features it sees; none where they are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight: Any = UninitializedParameter()
+        self.bias: Any = UninitializedParameter()
+        self.needed = True
+
+    def fit(self, of_student: Tensor, of_teacher: Tensor, name: str) -> None:
+        """Take the widths of the first features seen; called before every forward pass, and quick after the first."""
+        if not self.needed or not isinstance(self.weight, UninitializedParameter):
+            return
+        dim_in, dim_out = of_student.shape[-1], of_teacher.shape[-1]
+        self.needed = dim_in != dim_out
+        if not self.needed:
+            return
+        built = PROJ_MAP["linear"](dim_in, dim_out)
+        with torch.no_grad():
+            for mine, theirs in ((self.weight, built.weight), (self.bias, built.bias)):
+                mine.materialize(theirs.shape, device=of_student.device)
+                mine.copy_(theirs)
+        logger.info("%s: proj='auto' is a linear projection from width %d to %d", name, dim_in, dim_out)
+
+    def forward(self, state: Tensor) -> Tensor:
+        return nn.functional.linear(state, self.weight, self.bias) if self.needed else state
 
 
 class Projections(nn.ModuleList):
@@ -24,21 +57,33 @@ class Projections(nn.ModuleList):
         self.for_match: list[nn.Module | None] = []
         self.options: list[dict[str, Any]] = []
         for match in matches:
-            module: nn.Module | None = None
-            if match.proj is not None:
-                builder, dim_in, dim_out, options = match.proj
-                module = (PROJ_MAP[builder] if isinstance(builder, str) else builder)(dim_in, dim_out)
-                self.append(module)
-                self.options.append(options)
-            self.for_match.append(module)
+            self.extend_by(match)
+
+    def extend_by(self, match: IntermediateMatch, options: Mapping[str, Any] | None = None) -> None:
+        """Add what one more match needs; ``options`` win over those in its ``proj``."""
+        if match.proj is None:
+            self.for_match.append(None)
+        elif match.proj == "auto":
+            self.add(AutoProjection(), dict(options or {}))
+        else:
+            builder, dim_in, dim_out, own = match.proj
+            module = (PROJ_MAP[builder] if isinstance(builder, str) else builder)(dim_in, dim_out)
+            self.add(module, {**own, **(options or {})})
+
+    def add(self, module: nn.Module, options: dict[str, Any]) -> None:
+        """Append a projection for one more match, with the options of its parameter group."""
+        self.append(module)
+        self.options.append(options)
+        self.for_match.append(module)
 
     @contextmanager
     def trained_by(self, optimizer: Optimizer) -> Iterator[None]:
         """Add a parameter group for each projection to ``optimizer``, and take them out again at the end."""
         before = len(optimizer.param_groups)
-        for module, options in zip(self, self.options, strict=True):
-            optimizer.add_param_group({"params": list(module.parameters()), **options})
         try:
+            for module, options in zip(self, self.options, strict=True):
+                if parameters := list(module.parameters()):
+                    optimizer.add_param_group({"params": parameters, **options})
             yield
         finally:
             for group in optimizer.param_groups[before:]:

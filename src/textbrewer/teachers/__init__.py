@@ -1,5 +1,6 @@
-"""Teacher sources: anything that gives a teacher's outputs for a batch."""
+"""Teacher sources: anything that turns a batch into what the teacher knows about it."""
 
+from .ensemble import EnsembleTeacher
 from .live import LiveTeacher, TeacherSource
 
-__all__ = ["LiveTeacher", "TeacherSource"]
+__all__ = ["EnsembleTeacher", "LiveTeacher", "TeacherSource"]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ..adaptors import AdaptedModel
-from ..errors import DataError
+from ..configs import IntermediateMatch
+from ..errors import DataError, MatchError
 from ..feeding import ABSENT, Fed
-from ..types import ModelOutputs
+from ..types import FEATURES, ModelOutputs
 
 TeacherSource: TypeAlias = Callable[[Fed, Mapping[str, Any]], ModelOutputs]
 """``(fed, args) -> ModelOutputs``: one live model, an ensemble, or a cache in front of either."""
@@ -23,11 +26,21 @@ class LiveTeacher:
     Args:
         adapted: the teacher with its adaptor.
         precision: makes the context of the forward pass, e.g. autocast.
+        matches: what is read of its layers; the others are let go at once.
+        label_map: the teacher's class for each class of the student, or None for the same classes.
     """
 
-    def __init__(self, adapted: AdaptedModel, precision: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(
+        self,
+        adapted: AdaptedModel,
+        precision: Callable[[], AbstractContextManager[Any]],
+        matches: Iterable[IntermediateMatch] = (),
+        label_map: Sequence[int] | None = None,
+    ) -> None:
         self.adapted = adapted
         self.precision = precision
+        self.matches = list(matches)
+        self.label_map = label_map
 
     def __call__(self, fed: Fed, args: Mapping[str, Any]) -> ModelOutputs:
         """The teacher's outputs for its part of the batch.
@@ -38,7 +51,31 @@ class LiveTeacher:
         # no_grad, not inference_mode: the objective saves these tensors for its backward.
         with torch.no_grad(), self.precision():
             if fed.teacher_cache is not ABSENT:
-                return self.adapted.adapt(fed.teacher, fed.teacher_cache)
+                return self._read(self.adapted.adapt(fed.teacher, fed.teacher_cache))
             if fed.teacher is None:
                 raise DataError("the batch has 'student' but neither 'teacher' nor 'teacher_cache'")
-            return self.adapted(fed.teacher, args)
+            return self._read(self.adapted(fed.teacher, args))
+
+    def _read(self, outputs: ModelOutputs) -> ModelOutputs:
+        kept: dict[str, Any] = {}
+        for feature in FEATURES:
+            layers = getattr(outputs, feature)
+            if isinstance(layers, (list, tuple)) and layers:
+                wanted = {index % len(layers) for index in self._layers(feature)}
+                kept[feature] = [layer if i in wanted else None for i, layer in enumerate(layers)]
+        if self.label_map is not None:
+            kept["logits"] = [self._in_order(logits) for logits in outputs.logits]
+        return replace(outputs, **kept)
+
+    def _layers(self, feature: str) -> list[int]:
+        asked = [match.layer_T for match in self.matches if match.feature == feature]
+        flat = [index for layers in asked for index in (layers if isinstance(layers, list) else [layers])]
+        return [index for index in flat if isinstance(index, int)]
+
+    def _in_order(self, logits: Tensor) -> Tensor:
+        order = list(self.label_map or ())
+        if max(order) >= logits.shape[-1]:
+            raise MatchError(
+                f"{self.adapted.name}: label_map names class {max(order)}, but the logits are {list(logits.shape)}"
+            )
+        return logits[..., order]

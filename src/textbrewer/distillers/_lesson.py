@@ -1,0 +1,194 @@
+"""What one task teaches, and how it becomes a step of training: the one place where distillers assemble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ..adaptors import AdaptedModel
+from ..configs import DistillationConfig, EnsembleConfig, IntermediateMatch
+from ..engine.devices import Placement
+from ..errors import ConfigError, Problem, UnsupportedError
+from ..matching import Projections, path_of
+from ..objective import FeatureMatch, HardLabels, Objective, SoftLabels, Term
+from ..teachers import EnsembleTeacher, LiveTeacher, TeacherSource
+from ..types import Adaptor
+from ._base import DistillationStep
+
+
+@dataclass(frozen=True)
+class CustomMatch:
+    """A match of two submodules with a loss of the user's own.
+
+    Attributes:
+        module_T: a submodule of the teacher, or its dotted path.
+        module_S: the same for the student.
+        weight: factor in the total.
+        loss: ``f(S, T, mask_S, mask_T)`` with the ``inputs_mask`` of both sides (or None), or a name of
+            :data:`textbrewer.MATCH_LOSS_MAP`.
+        proj_func: applied to the student's feature: a module, whose parameters are trained, or a function. Or what a
+            match takes as ``proj``: ``"auto"`` or ``["linear", student width, teacher width]``.
+        proj_group: options of the projection's parameter group, such as ``{"lr": 1e-3}``.
+        teacher: which of several teachers.
+    """
+
+    module_T: nn.Module | str
+    module_S: nn.Module | str
+    weight: float
+    loss: Any
+    proj_func: Any = None
+    proj_group: Mapping[str, Any] | None = None
+    teacher: int = 0
+
+
+@dataclass
+class Lesson:
+    """One task: its teachers, what is learned of them, and the projections that this takes.
+
+    Attributes:
+        config: the terms and their weights.
+        teachers: the models.
+        adaptors_T: one for each; None reads Transformers outputs.
+        adaptor_S: the student's.
+        matches: written out, in the order of ``projections.for_match``.
+        projections: of the matches.
+        ensemble: how several teachers become one target.
+        custom: positions in ``matches`` of those whose loss takes both masks.
+        functions: projections without parameters, by position in ``matches``.
+    """
+
+    config: DistillationConfig
+    teachers: Sequence[nn.Module]
+    adaptors_T: Sequence[Adaptor | None]
+    adaptor_S: Adaptor | None
+    matches: list[IntermediateMatch] = field(default_factory=list)
+    projections: Projections = field(default_factory=lambda: Projections([]))
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    custom: set[int] = field(default_factory=set)
+    functions: dict[int, Any] = field(default_factory=dict)
+
+    def add(self, match: CustomMatch, student: nn.Module) -> None:
+        """Add a custom match; its modules are looked up in the models.
+
+        Raises:
+            MatchError: a module is not in its model.
+            ConfigError: the loss or the projection cannot be used.
+        """
+        ready_made = isinstance(match.proj_func, nn.Module) or callable(match.proj_func)
+        written = IntermediateMatch(
+            layer_T=path_of(self.teachers[match.teacher], match.module_T, "module_T"),
+            layer_S=path_of(student, match.module_S, "module_S"),
+            feature="hidden",
+            loss=match.loss,
+            weight=match.weight,
+            proj=None if ready_made else match.proj_func,
+            teacher=match.teacher,
+        )
+        place = len(self.matches)
+        if isinstance(match.proj_func, nn.Module):
+            self.projections.add(match.proj_func, dict(match.proj_group or {}))
+        else:
+            self.projections.extend_by(written, match.proj_group)
+            if ready_made:
+                self.functions[place] = match.proj_func
+        self.matches.append(written)
+        if not isinstance(match.loss, str):
+            self.custom.add(place)
+
+    def assemble(
+        self,
+        student: nn.Module,
+        placement: Placement,
+        data_parallel: bool,
+        args: Mapping[str, Any],
+        student_args: Mapping[str, Any],
+        running: ExitStack,
+    ) -> DistillationStep:
+        """The step of this task; what must be undone when the run ends goes on ``running``."""
+        paths_S = _paths(match.layer_S for match in self.matches)
+        of_student = AdaptedModel(
+            student, self.adaptor_S, name="adaptor_S", features=_features(self.matches, "S"), paths=paths_S
+        )
+        sources = [self._source(i, student, placement, running) for i in range(len(self.teachers))]
+        running.enter_context(of_student.ready())
+        hard = HardLabels(self.config.hard_label_weight, self.config.hard_label_weight_scheduler)
+        objective = Objective([SoftLabels(self.config, self.ensemble), *self._feature_terms(), hard])
+        forward = placement.forward_of(student, data_parallel)
+        if forward is not student and paths_S:
+            raise UnsupportedError("data_parallel and matches of modules by path do not go together: match layers")
+        source: TeacherSource = sources[0] if len(sources) == 1 else EnsembleTeacher(sources)
+        return DistillationStep(of_student, source, objective, placement, forward, args, student_args)
+
+    def _source(self, index: int, student: nn.Module, placement: Placement, running: ExitStack) -> LiveTeacher:
+        own = [match for match in self.matches if match.teacher == index]
+        adapted = AdaptedModel(
+            self.teachers[index],
+            self.adaptors_T[index],
+            name="adaptor_T" if len(self.teachers) == 1 else f"adaptor_T[{index}]",
+            features=_features(own, "T"),
+            teacher=True,
+            paths=_paths(match.layer_T for match in own),
+        )
+        running.enter_context(adapted.ready())
+        maps = self.ensemble.label_maps
+        label_map = resolved_label_map(self.teachers[index], student, maps[index] if maps else None, index)
+        return LiveTeacher(adapted, placement.autocast, own, label_map)
+
+    def _feature_terms(self) -> list[Term]:
+        terms: list[Term] = []
+        for place, (match, module) in enumerate(zip(self.matches, self.projections.for_match, strict=True)):
+            terms.append(FeatureMatch(match, self.functions.get(place, module), both_masks=place in self.custom))
+        return terms
+
+
+def resolved_label_map(teacher: nn.Module, student: nn.Module, given: Any, index: int) -> list[int] | None:
+    """A teacher's class for each class of the student, out of what the user gave and both models' configs.
+
+    Raises:
+        ConfigError: the names of the labels cannot be mapped, or they differ in order and no map is given.
+    """
+    if isinstance(given, list):
+        return given
+    of_teacher, of_student = _label_names(teacher), _label_names(student)
+    path = f"label_maps[{index}]"
+    if given == "names":
+        missing = [name for name in of_student or [] if name not in (of_teacher or [])]
+        if of_teacher is None or of_student is None or missing:
+            what = f"the teacher has no {missing}" if missing else "a model without id2label in its config"
+            problem = Problem(path, "the student's labels among the teacher's", what, "give a list of classes instead")
+            raise ConfigError("label_maps", [problem])
+        return [of_teacher.index(name) for name in of_student]
+    if of_teacher and of_student and of_teacher != of_student and sorted(of_teacher) == sorted(of_student):
+        problem = Problem(
+            path,
+            "a map, since teacher and student name their classes in other orders",
+            f"teacher {of_teacher}, student {of_student}",
+            "write 'names' to map them by name",
+        )
+        raise ConfigError("label_maps", [problem])
+    return None
+
+
+def _label_names(model: nn.Module) -> list[str] | None:
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    if not isinstance(names, Mapping):
+        return None
+    return [str(names[key]) for key in sorted(names, key=int)]
+
+
+def _features(matches: Iterable[IntermediateMatch], side: str) -> frozenset[str]:
+    """The features that matches read from what an adaptor gives."""
+    layers = ((match.feature, match.layer_S if side == "S" else match.layer_T) for match in matches)
+    return frozenset(feature for feature, layer in layers if not _listed_paths(layer))
+
+
+def _paths(layers: Iterable[Any]) -> frozenset[str]:
+    return frozenset(path for layer in layers for path in _listed_paths(layer))
+
+
+def _listed_paths(layer: Any) -> list[str]:
+    return [item for item in (layer if isinstance(layer, list) else [layer]) if isinstance(item, str)]

@@ -1,0 +1,255 @@
+"""Several tasks, each with its teachers, for one student."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+from torch.optim import Optimizer
+
+from ..configs import DistillationConfig, TrainingConfig
+from ..engine import Schedule
+from ..engine.devices import Placement
+from ..engine.loop import Step, cycle
+from ..errors import ConfigError, DataError, Problem, did_you_mean, one_of
+from ..feeding import length_of
+from ..matching import Projections, expanded
+from ..objective import Share
+from ..types import Adaptor, Batch, LossReport
+from ._base import DistillationStep
+from ._lesson import Lesson
+from ._matched import MatchedDistiller
+from .multi_teacher import checked_adaptors, ensemble_of
+
+
+class TaskBatch(NamedTuple):
+    """A batch and the task it is of."""
+
+    task: str
+    batch: Batch
+
+
+class TaskSampler:
+    """An endless loader that draws a task for every batch, with probability ∝ (batches of its loader)^tau.
+
+    The draws are numpy's, from its global state, as in TextBrewer 0.2.1.
+
+    Args:
+        loaders: by task; each starts again when it ends.
+        tau: 1 draws by size, 0 all tasks alike.
+
+    Raises:
+        DataError: a loader is empty or has no length.
+    """
+
+    def __init__(self, loaders: Mapping[str, Any], tau: float) -> None:
+        self.loaders = dict(loaders)
+        logs = []
+        for task, loader in self.loaders.items():
+            length = length_of(loader)
+            if not length:
+                found = "none" if length == 0 else "a loader without a length"
+                raise DataError(f"dataloaders[{task!r}]: expected at least one batch, got {found}")
+            logs.append(tau * math.log(length))
+        # Of the logarithms, since a size to a high power overflows.
+        shares = np.exp(np.array(logs) - max(logs))
+        self.probabilities = shares / shares.sum()
+
+    def __iter__(self) -> Iterator[TaskBatch]:
+        streams = {task: cycle(loader) for task, loader in self.loaders.items()}
+        while True:
+            task = str(np.random.choice(tuple(streams), p=self.probabilities))
+            yield TaskBatch(task, next(streams[task]))
+
+
+class MultiTaskStep:
+    """The step of the task that a batch is of."""
+
+    def __init__(self, steps: Mapping[str, DistillationStep]) -> None:
+        self.steps = dict(steps)
+
+    def __call__(self, batch: TaskBatch, share: Mapping[str, Share]) -> LossReport:
+        return replace(self.steps[batch.task](batch.batch, share[batch.task]), task=batch.task)
+
+    def share(self, window: list[TaskBatch]) -> Mapping[str, Share]:
+        """Each task's mean counts by its part of the step's micro-batches."""
+        shares = {}
+        for task in {batch.task for batch in window}:
+            own = [batch.batch for batch in window if batch.task == task]
+            counts = self.steps[task].share(own).counts
+            scale = len(window) / len(own)
+            shares[task] = Share(len(window), {unit: count * scale for unit, count in counts.items()})
+        return shares
+
+    def advance(self, progress: float) -> None:
+        for step in self.steps.values():
+            step.advance(progress)
+
+
+class MultiTaskDistiller(MatchedDistiller):
+    """Distil teachers of several tasks into one student.
+
+    Every argument that is a dict has the tasks as keys. A task may have several teachers: a list in ``model_T``.
+
+    Args:
+        train_config: how to train.
+        distill_config: what to learn, of all tasks, which then share their projections; or a dict with one for each.
+        model_T: the teachers by task.
+        model_S: the student.
+        adaptor_T: the teachers' adaptors by task; None for Transformers outputs.
+        adaptor_S: the student's adaptors by task; each picks the logits of its task's head.
+        task_argument: the keyword by which the student is told the task, e.g. ``"task"``; None tells it nothing.
+        combine: as in :class:`MultiTeacherDistiller`, for tasks with several teachers.
+        teacher_weights: the same.
+        label_maps: the same.
+
+    Raises:
+        ConfigError: with every task that lacks something.
+    """
+
+    def __init__(
+        self,
+        train_config: TrainingConfig,
+        distill_config: DistillationConfig | Mapping[str, DistillationConfig],
+        model_T: Mapping[str, Any],
+        model_S: nn.Module,
+        adaptor_T: Mapping[str, Any] | None = None,
+        adaptor_S: Mapping[str, Adaptor] | None = None,
+        *,
+        task_argument: str | None = None,
+        combine: str = "logits",
+        teacher_weights: str | list[float] = "uniform",
+        label_maps: Any = None,
+    ) -> None:
+        super().__init__(train_config, model_S)
+        if not isinstance(model_T, Mapping) or not model_T:
+            problem = Problem("model_T", "a dict of teachers by task", type(model_T).__name__)
+            raise ConfigError("MultiTaskDistiller", [problem])
+        self.d_config = distill_config
+        self.model_T = dict(model_T)
+        self.task_argument = task_argument
+        by_task = {"adaptor_T": adaptor_T, "adaptor_S": adaptor_S}
+        if isinstance(distill_config, Mapping):
+            by_task["distill_config"] = distill_config
+        _require_tasks(self.model_T, by_task)
+        ensemble = ensemble_of(combine, teacher_weights, label_maps)
+        self.projections = Projections([])
+        self.lessons: dict[str, Lesson] = {}
+        for task, given in self.model_T.items():
+            teachers = list(given) if isinstance(given, (list, tuple, nn.ModuleList)) else [given]
+            single = len(teachers) == 1
+            options = ensemble_of("logits", "uniform", None) if single else ensemble
+            adaptors = checked_adaptors((adaptor_T or {}).get(task), len(teachers), options, at=f"[{task!r}]")
+            config = distill_config[task] if isinstance(distill_config, Mapping) else distill_config
+            matches = expanded(config.intermediate_matches, teachers, model_S)
+            projections = self._projections_of(matches)
+            adaptor = (adaptor_S or {}).get(task)
+            self.lessons[task] = Lesson(config, teachers, adaptors, adaptor, matches, projections, options)
+
+    def _projections_of(self, matches: list[Any]) -> Projections:
+        """Shared by all tasks where one config is, as in 0.2.1; a task's own otherwise."""
+        if not isinstance(self.d_config, Mapping) and self.lessons:
+            return next(iter(self.lessons.values())).projections
+        return Projections(matches)
+
+    def _lesson(self, task: str | None) -> Lesson:
+        if task not in self.lessons:
+            hint = did_you_mean(task, self.lessons)
+            problem = Problem("task", one_of(self.lessons), repr(task), hint)
+            raise ConfigError("add_match", [problem])
+        return self.lessons[task]
+
+    def _teachers(self) -> list[nn.Module]:
+        return [teacher for lesson in self.lessons.values() for teacher in lesson.teachers]
+
+    def _all_projections(self) -> list[Projections]:
+        return list({id(lesson.projections): lesson.projections for lesson in self.lessons.values()}.values())
+
+    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> Step:
+        steps = {}
+        for task, lesson in self.lessons.items():
+            told = {self.task_argument: task} if self.task_argument else {}
+            steps[task] = lesson.assemble(self.model_S, placement, self.t_config.data_parallel, args, told, running)
+        return MultiTaskStep(steps)
+
+    def train(  # type: ignore[override]
+        self,
+        optimizer: Optimizer,
+        dataloaders: Mapping[str, Any],
+        num_steps: int,
+        scheduler_class: Callable[..., Any] | None = None,
+        scheduler_args: Mapping[str, Any] | None = None,
+        scheduler: Any = None,
+        max_grad_norm: float = -1.0,
+        tau: float = 1,
+        callback: Callable[..., Any] | None = None,
+        batch_postprocessors: Mapping[str, Callable[[Batch], Batch]] | None = None,
+        **args: Any,
+    ) -> None:
+        """Train the student on batches of all tasks.
+
+        Args:
+            optimizer: holds the student's parameters; projections join it for the run.
+            dataloaders: by task; each starts again when it ends.
+            num_steps: optimiser steps.
+            scheduler_class: called as ``scheduler_class(optimizer, **scheduler_args)``.
+            scheduler_args: its arguments.
+            scheduler: a scheduler that is already built.
+            max_grad_norm: clip the student's gradients to this norm; not above 0: off.
+            tau: a task is drawn with probability ∝ (batches of its loader)^tau.
+            callback: ``callback(model=student, step=optimiser steps)`` after each checkpoint.
+            batch_postprocessors: ``batch -> batch`` by task; a task may be left out.
+            **args: extra keywords of every forward pass.
+
+        Raises:
+            ConfigError: a task without a loader, or a loader without a task.
+            DataError: a loader that is empty or has no length.
+        """
+        _require_tasks(self.lessons, {"dataloaders": dataloaders})
+        _require_tasks(self.lessons, {"batch_postprocessors": batch_postprocessors}, all_of_them=False)
+        postprocessors = dict(batch_postprocessors or {})
+
+        def postprocessed(batch: TaskBatch) -> TaskBatch:
+            process = postprocessors.get(batch.task)
+            return batch if process is None else TaskBatch(batch.task, process(batch.batch))
+
+        self._run(
+            Schedule.of(self.t_config, TaskSampler(dataloaders, tau), None, num_steps),
+            optimizer,
+            TaskSampler(dataloaders, tau),
+            scheduler_class=scheduler_class,
+            scheduler_args=scheduler_args,
+            scheduler=scheduler,
+            max_grad_norm=max_grad_norm,
+            callback=callback,
+            batch_postprocessor=postprocessed if postprocessors else None,
+            args=args,
+        )
+
+
+def _require_tasks(tasks: Mapping[str, Any], given: Mapping[str, Any], all_of_them: bool = True) -> None:
+    """Refuse dicts whose keys are not the tasks.
+
+    Raises:
+        ConfigError: with every task that is missing or unknown.
+    """
+    problems = []
+    for name, values in given.items():
+        if values is None:
+            continue
+        if not isinstance(values, Mapping):
+            problems.append(Problem(name, f"a dict with the tasks {list(tasks)}", type(values).__name__))
+            continue
+        if all_of_them:
+            problems += [Problem(f"{name}[{task!r}]", "a value", "nothing") for task in tasks if task not in values]
+        for task in values:
+            if task not in tasks:
+                hint = did_you_mean(task, tasks)
+                problems.append(Problem(f"{name}[{task!r}]", one_of(tasks), "a task without a teacher", hint))
+    if problems:
+        raise ConfigError("tasks", problems)

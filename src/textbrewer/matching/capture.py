@@ -1,0 +1,122 @@
+"""Outputs of named submodules, taken by forward hooks that are there only while a run lasts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from ..errors import MatchError, did_you_mean
+
+_PATH = re.compile(r"(?P<module>[^\[\]]*)(\[(?P<item>\d+)\])?")
+
+
+def split_path(path: str) -> tuple[str, int | None]:
+    """``"encoder.layer.3[1]"`` as the module's path and the item of its output, or None.
+
+    Raises:
+        MatchError: it is not written like that.
+    """
+    found = _PATH.fullmatch(path)
+    if found is None:
+        raise MatchError(f"{path!r} is no module path; write 'encoder.layer.3', or 'encoder.layer.3[1]' for one item")
+    return found["module"], None if found["item"] is None else int(found["item"])
+
+
+def modules_at(model: nn.Module, path: str, side: str) -> list[str]:
+    """The paths of the submodules that ``path`` names, in the model's order; ``*`` stands for one part.
+
+    Raises:
+        MatchError: there is none; the message lists what exists at the level where it went wrong.
+    """
+    pattern, item = split_path(path)
+    suffix = "" if item is None else f"[{item}]"
+    parts = pattern.split(".")
+    expression = re.compile(r"\.".join("[^.]+" if part == "*" else re.escape(part) for part in parts))
+    found = [name for name, _ in model.named_modules() if expression.fullmatch(name)]
+    if found:
+        return [name + suffix for name in found]
+    above, level = [model], 0
+    while below := [child for module in above for child in _children(module, parts[level])]:
+        above, level = below, level + 1
+    names = list(dict.fromkeys(name for module in above for name, _ in module.named_children()))
+    where = ".".join(parts[:level]) or type(model).__name__
+    hint = did_you_mean(parts[level], names)
+    raise MatchError(
+        f"{side}={path!r} names no module of {type(model).__name__}: {where!r} has {names or 'no submodules'}, "
+        f"not {parts[level]!r}; {hint}".removesuffix("; ")
+    )
+
+
+def _children(module: nn.Module, part: str) -> list[nn.Module]:
+    return [child for name, child in module.named_children() if part in ("*", name)]
+
+
+def path_of(model: nn.Module, wanted: nn.Module | str, side: str) -> str:
+    """The path of a submodule that is given as itself or by its path.
+
+    Raises:
+        MatchError: it is not in the model.
+    """
+    if isinstance(wanted, str):
+        return str(modules_at(model, wanted, side)[0])
+    for name, module in model.named_modules():
+        if module is wanted:
+            return str(name)
+    raise MatchError(f"{side}: the given {type(wanted).__name__} is no submodule of {type(model).__name__}")
+
+
+class Capture:
+    """Keeps what chosen submodules give in a forward pass.
+
+    Hooks are on the model inside :meth:`attached` alone, and they keep something only inside :meth:`recording`. A
+    submodule that runs several times in one pass keeps its last output.
+
+    Args:
+        model: the model.
+        paths: of its submodules, as :func:`modules_at` gives them.
+    """
+
+    def __init__(self, model: nn.Module, paths: Iterable[str]) -> None:
+        self.model = model
+        self.names = {split_path(path)[0] for path in paths}
+        self._outputs: dict[str, Any] | None = None
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Put the hooks on, and take them off whatever happens."""
+        handles = [self.model.get_submodule(name).register_forward_hook(self._hook(name)) for name in self.names]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def recording(self) -> Iterator[dict[str, Any]]:
+        """Fill the yielded dict with outputs by path during the block."""
+        outputs: dict[str, Any] = {}
+        self._outputs = outputs
+        try:
+            yield outputs
+        finally:
+            self._outputs = None
+
+    def _hook(self, name: str) -> Any:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            if self._outputs is not None:
+                self._outputs[name] = output
+
+        return keep
+
+
+def item_of(output: Any, item: int | None) -> Any:
+    """One item of a module's output: of a tuple or mapping the one asked for, else the first; a tensor is itself."""
+    values = list(output.values()) if isinstance(output, Mapping) else output
+    if isinstance(values, (list, tuple)):
+        index = item or 0
+        return values[index] if index < len(values) else None
+    return values if item is None else None

@@ -16,6 +16,7 @@ LAYERS = [
     ["types", "errors", "files"],
     ["losses", "schedules", "projections"],
     ["presets"],
+    ["matches"],
     ["configs"],
     ["feeding", "matching", "adaptors", "data_utils", "students"],
     ["teachers", "objective"],

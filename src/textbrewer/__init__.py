@@ -1,6 +1,6 @@
 """Knowledge distillation for PyTorch language models: a large teacher, a small student, nearly as good."""
 
-from . import losses, schedules, utils
+from . import losses, matches, schedules, utils
 from .adaptors import TransformersAdaptor
 from .configs import DistillationConfig, EnsembleConfig, IntermediateMatch, StudentConfig, TrainingConfig
 from .distillers import (
@@ -43,6 +43,7 @@ __all__ = [
     "TransformersAdaptor",
     "build_student",
     "losses",
+    "matches",
     "register_new",
     "schedules",
     "utils",

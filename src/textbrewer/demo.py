@@ -427,7 +427,7 @@ def _write_page(output_dir: Path, table: dict[str, Any], results: dict[str, Any]
     gained = means[KINDS["distilled"]] - means[KINDS["baseline"]]
     seeds = count_of(settings.seeds, "seed")
     summary = (
-        f"The student keeps {kept:.1f} % of its teacher's accuracy on held-out articles, answers {faster:.1f} x as "
+        f"The student keeps {kept:.1f} % of its teacher's accuracy on held-out articles, answers {faster:.1f}× as "
         f"fast and is {smaller:.0%} smaller on disk. Trained on the labels alone for the same steps, the "
         f"same student is {abs(gained):.1f} points {'less' if gained >= 0 else 'more'} accurate (means over {seeds})."
     )

@@ -356,12 +356,13 @@ def _similarity(side: Pair, mask: Tensor | None, loss: str) -> Tensor:
 
 def _gram_distances(state_S: Pair, state_T: Pair, mask: Tensor | None, loss: str) -> Tensor:
     gram_S, gram_T = (_gram(side, mask, loss) for side in (state_S, state_T))
-    if gram_S.shape != gram_T.shape:
+    if gram_S.shape[1:] != gram_T.shape[1:]:
         widths = [[layer.shape[-1] for layer in side] for side in (state_S, state_T)]
         raise MatchError(
-            f"{loss}: the widths of teacher {widths[1]} and student {widths[0]} differ, so their Gram matrices do too; "
+            f"{loss}: the widths of teacher {widths[1]} and student {widths[0]} differ, and so do their Gram matrices; "
             f"add proj=['linear', {widths[0][0]}, {widths[1][0]}], or use mmd, which compares positions"
         )
+    _require_same(gram_S, gram_T, loss)
     return (gram_S - gram_T) ** 2
 
 

@@ -1,0 +1,199 @@
+"""Lists of intermediate matches by rule: which layer of the teacher each layer of the student learns from.
+
+Layers count from 1, ``T`` of them in the teacher and ``S`` in the student. A list of hidden states has the embeddings'
+output at 0, so that layer i is index i; a list of attention maps has one a layer, so that layer i is index i − 1.
+
+The sets of TextBrewer's experiments are attributes of this module, as in ``matches.L4t_hidden_mse``: see :func:`named`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias, TypedDict, Unpack
+
+from .errors import ConfigError, Problem, UnknownNameError, did_you_mean, one_of
+from .presets import MATCH_LOSS_MAP, PAIRED_MATCH_LOSSES
+
+Loss: TypeAlias = str | Callable[..., Any] | None
+Features: TypeAlias = str | Iterable[str] | Mapping[str, Loss]
+Matches: TypeAlias = list[dict[str, Any]]
+
+
+class More(TypedDict, total=False):
+    """What every rule takes by keyword too; see :func:`uniform`."""
+
+    weight: float
+    teacher_width: int | None
+    student_width: int | None
+    embeddings: bool
+
+
+def uniform(
+    teacher_layers: int, student_layers: int, features: Features = ("hidden",), loss: Loss = None, **more: Unpack[More]
+) -> Matches:
+    """Evenly spread, last to last: layer ``i`` to ``round(i T / S)``, halves to the even layer.
+
+    Args:
+        teacher_layers: ``T``, without the embeddings.
+        student_layers: ``S``, at most ``T``.
+        features: ``"hidden"``, ``"attention"`` or both; or a mapping from each to its loss.
+        loss: a name of :data:`textbrewer.MATCH_LOSS_MAP` or a function; by default ``hidden_mse`` and
+            ``attention_mse``. Losses that take two layers a side get the same one twice.
+        weight: of each match; by default 1.
+        teacher_width: where it differs from ``student_width``, matches of hidden states get a linear projection, but
+            for ``mmd``, which compares positions. By default the widths are taken to be equal.
+        student_width: goes with ``teacher_width``.
+        embeddings: whether hidden states are matched at the embeddings too; by default they are.
+
+    Raises:
+        ConfigError: with every problem at once.
+
+    >>> [(match["layer_S"], match["layer_T"]) for match in uniform(12, 5)]
+    [(0, 0), (1, 2), (2, 5), (3, 7), (4, 10), (5, 12)]
+    >>> uniform(12, 1, "attention")
+    [{'layer_T': 11, 'layer_S': 0, 'feature': 'attention', 'loss': 'attention_mse', 'weight': 1.0}]
+    >>> uniform(12, 4, loss="gram", teacher_width=768, student_width=312)[-1]["proj"]
+    ['linear', 312, 768]
+    """
+    return _by_rule(_evenly, teacher_layers, student_layers, features, loss, **more)
+
+
+def first(
+    teacher_layers: int, student_layers: int, features: Features = ("hidden",), loss: Loss = None, **more: Unpack[More]
+) -> Matches:
+    """The teacher's first layers: layer ``i`` to ``i``. For the arguments see :func:`uniform`.
+
+    >>> [(match["layer_S"], match["layer_T"]) for match in first(12, 3)]
+    [(0, 0), (1, 1), (2, 2), (3, 3)]
+    """
+    return _by_rule(lambda i, T, S: i, teacher_layers, student_layers, features, loss, **more)
+
+
+def last(
+    teacher_layers: int, student_layers: int, features: Features = ("hidden",), loss: Loss = None, **more: Unpack[More]
+) -> Matches:
+    """The teacher's last layers: layer ``i`` to ``T − S + i``. For the arguments see :func:`uniform`.
+
+    >>> [(match["layer_S"], match["layer_T"]) for match in last(12, 3)]
+    [(0, 0), (1, 10), (2, 11), (3, 12)]
+    """
+    return _by_rule(lambda i, T, S: T - S + i, teacher_layers, student_layers, features, loss, **more)
+
+
+def skip(
+    teacher_layers: int, student_layers: int, features: Features = ("hidden",), loss: Loss = None, **more: Unpack[More]
+) -> Matches:
+    """Every k-th layer: layer ``i`` to ``k i``, ``k = ⌊T / S⌋``. For the arguments see :func:`uniform`.
+
+    >>> [(match["layer_S"], match["layer_T"]) for match in skip(12, 5)]
+    [(0, 0), (1, 2), (2, 4), (3, 6), (4, 8), (5, 10)]
+    """
+    return _by_rule(lambda i, T, S: T // S * i, teacher_layers, student_layers, features, loss, **more)
+
+
+def named(name: str) -> Matches:
+    """A set of TextBrewer's experiments, ``{student}_{feature}_{loss}``, for a teacher of 12 layers of width 768.
+
+    - Student: ``L{S}`` is S layers of width 768, spread as by :func:`uniform`; ``L{S}t`` of 312, ``L{S}n`` of 384,
+      ``L{S}l`` of 1024; ``small`` 12 layers of 256 matched at every second one, ``es`` the same without embeddings.
+    - Feature and loss: ``hidden_mse``; ``hidden_smmd`` and ``hidden_sgram``, which are ``mmd`` and ``gram`` with the
+      same layer twice; ``attention_mse``, ``attention_mse_sum``, ``attention_ce`` and ``attention_ce_mean``.
+
+    Hidden states have TextBrewer's numbers. Attention maps are of its layers, under indices one lower: the models of
+    its experiments gave a list with None before the 12 maps, and Transformers gives the 12 alone.
+
+    Raises:
+        UnknownNameError: there is no such set; the message names the nearest.
+
+    >>> named("L2_hidden_smmd")[-1]
+    {'layer_T': [12, 12], 'layer_S': [2, 2], 'feature': 'hidden', 'loss': 'mmd', 'weight': 1.0}
+    """
+    if name not in _NAMES:
+        raise UnknownNameError(f"there is no set of matches {name!r}; {did_you_mean(name, _NAMES)}".removesuffix("; "))
+    student, feature, kind = name.split("_", 2)
+    pairs, width = _STUDENTS[student]
+    losses = {feature: _LOSSES[feature][kind]}
+    return _matches(pairs, losses, teacher_width=768, student_width=width, embeddings=student != "es")
+
+
+def _evenly(i: int, T: int, S: int) -> int:
+    return round(i * T / S)
+
+
+_LOSSES = {
+    "hidden": {"mse": "hidden_mse", "smmd": "mmd", "sgram": "gram"},
+    "attention": {kind: f"attention_{kind}" for kind in ("mse", "mse_sum", "ce", "ce_mean")},
+}
+_STUDENTS = {
+    f"L{S}{letter}": ([(_evenly(i, 12, S), i) for i in range(1, S + 1)], width)
+    for S in range(1, 13)
+    for letter, width in {"": 768, "t": 312, "n": 384, "l": 1024}.items()
+} | dict.fromkeys(("small", "es"), ([(i, i) for i in range(2, 13, 2)], 256))
+_NAMES = [f"{student}_{feature}_{kind}" for student in _STUDENTS for feature in _LOSSES for kind in _LOSSES[feature]]
+
+
+def _by_rule(
+    rule: Callable[[int, int, int], int], T: int, S: int, features: Features, loss: Loss, **more: Unpack[More]
+) -> Matches:
+    names = [features] if isinstance(features, str) else features
+    losses = {name: names[name] if isinstance(names, Mapping) else loss for name in names}
+    problems = _problems(T, S, losses, more)
+    if isinstance(features, Mapping) and loss is not None:
+        problems.append(Problem("loss", "None, as `features` gives the losses", repr(loss)))
+    if problems:
+        raise ConfigError("matches", problems)
+    return _matches([(rule(i, T, S), i) for i in range(1, S + 1)], losses, **more)
+
+
+def _problems(T: int, S: int, losses: Mapping[str, Loss], more: More) -> list[Problem]:
+    keys = list(More.__annotations__)
+    problems = [Problem(key, one_of(keys), "another key", did_you_mean(key, keys)) for key in more if key not in keys]
+    widths = {key: more.get(key) for key in ("teacher_width", "student_width") if more.get(key) is not None}
+    for key, number in {"teacher_layers": T, "student_layers": S, **widths}.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            problems.append(Problem(key, "a whole number above 0", repr(number)))
+        elif key == "student_layers" and isinstance(T, int) and number > T > 0:
+            problems.append(Problem(key, f"at most the teacher's {T}", str(number)))
+    if losses.keys() == {"attention"}:
+        problems += [Problem(key, "None, as attention maps have no width", repr(widths[key])) for key in widths]
+    elif len(widths) == 1:
+        problems.append(Problem("teacher_width, student_width", "both or neither", repr(widths)))
+    if not isinstance(weight := more.get("weight", 1.0), (int, float)) or not math.isfinite(weight):
+        problems.append(Problem("weight", "a finite number", repr(weight)))
+    if not losses:
+        problems.append(Problem("features", one_of(_LOSSES), "none"))
+    for feature, loss in losses.items():
+        # A loss named after the other feature would fail only in training, if at all.
+        known = [name for name in MATCH_LOSS_MAP if not name.startswith(tuple(f"{f}_" for f in {*_LOSSES} - {feature}))]
+        if feature not in _LOSSES:
+            problems.append(Problem("features", one_of(_LOSSES), repr(feature), did_you_mean(feature, _LOSSES)))
+        elif loss is not None and not callable(loss) and loss not in known:
+            problems.append(Problem(f"loss of {feature}", one_of(known), repr(loss), did_you_mean(loss, known)))
+    return problems
+
+
+def _matches(pairs: list[tuple[int, int]], losses: Mapping[str, Loss], **more: Unpack[More]) -> Matches:
+    """A match for each feature and each pair of layers, the teacher's first."""
+    width_T, width_S, weight = more.get("teacher_width"), more.get("student_width"), more.get("weight", 1.0)
+    matches: Matches = []
+    for feature, given in losses.items():
+        loss, hidden = given or _LOSSES[feature]["mse"], feature == "hidden"
+        for pair in [(0, 0), *pairs] if hidden and more.get("embeddings", True) else pairs:
+            indices = [layer if hidden else layer - 1 for layer in pair]
+            layer_T, layer_S = ([i, i] if loss in PAIRED_MATCH_LOSSES else i for i in indices)
+            matches.append({"layer_T": layer_T, "layer_S": layer_S, "feature": feature, "loss": loss, "weight": weight})
+            if hidden and width_T != width_S and loss not in ("mmd", "nst", "mmd_valid"):
+                matches[-1]["proj"] = ["linear", width_S, width_T]
+    return matches
+
+
+def __getattr__(name: str) -> Matches:
+    try:
+        return named(name)
+    except UnknownNameError as error:
+        raise AttributeError(f"module {__name__!r}: {error}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_NAMES])

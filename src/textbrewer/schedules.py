@@ -41,7 +41,8 @@ def flsw_temperature_scheduler_builder(beta: float, gamma: float, eps: float = 1
     """
 
     def flsw_temperature_scheduler(logits_S: Tensor, logits_T: Tensor, base_temperature: float) -> Tensor:
-        student, teacher = logits_S.detach(), logits_T.detach()
+        # A class that is ruled out has a logit of minus infinity, and no direction.
+        student, teacher = (torch.where(x.isfinite(), x, 0.0) for x in (logits_S.detach(), logits_T.detach()))
         unit_S = student / (student.norm(dim=-1, keepdim=True) + eps)
         unit_T = teacher / (teacher.norm(dim=-1, keepdim=True) + eps)
         # Rounding may carry a cosine above 1, and a fractional power of a negative number is NaN.

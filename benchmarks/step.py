@@ -1,4 +1,4 @@
-"""What a distilling step costs: side by side, in one run, medians of interleaved repeats.
+"""What a distilling step costs: side by side, in one run, medians of the ratios of interleaved rounds.
 
     distilling ÷ (in memory + teacher)   the step, over the same step with the teacher's tensors already in memory plus
                                          the teacher's forward pass alone; the library's own overhead (target <= 1.05)
@@ -52,8 +52,8 @@ def matches(teacher: Any, student: Any) -> list[dict[str, Any]]:
     return [{**HIDDEN, "layer_S": i, "layer_T": i * ratio, "proj": proj} for i in range(shallow.num_hidden_layers + 1)]
 
 
-def timed(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each run, with the runs taking turns so that a slow moment hits all of them."""
+def timed(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each run in each round; the runs take turns, so that a slow moment hits all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():
@@ -61,7 +61,12 @@ def timed(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]
             run()
             if repeat:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
+
+
+def ratio(over: list[float], *under: list[float]) -> float:
+    """Median over the rounds of one time over the sum of others of the same round."""
+    return statistics.median(a / sum(b) for a, *b in zip(over, *under, strict=True))
 
 
 def measure(name: str, matched: bool, args: argparse.Namespace, folder: str) -> dict[str, Any]:
@@ -99,13 +104,13 @@ def measure(name: str, matched: bool, args: argparse.Namespace, folder: str) -> 
         "teacher": lambda: teach() and None,
         "supervised": lambda: trainer.train(optimizer, loader, num_epochs=1),
     }
-    seconds = {run: total / args.batches for run, total in timed(runs, args.repeats).items()}
+    seconds = timed(runs, args.repeats)
     return {
         "models": name,
         "matched": "hidden" if matched else "logits only",
-        "seconds a step": seconds,
-        "distilling / (in memory + teacher)": seconds["distilling"] / (seconds["in memory"] + seconds["teacher"]),
-        "distilling / supervised": seconds["distilling"] / seconds["supervised"],
+        "seconds a step": {run: statistics.median(values) / args.batches for run, values in seconds.items()},
+        "distilling / (in memory + teacher)": ratio(seconds["distilling"], seconds["in memory"], seconds["teacher"]),
+        "distilling / supervised": ratio(seconds["distilling"], seconds["supervised"]),
     }
 
 
@@ -114,12 +119,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--batches", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--output", type=Path, default=Path("runs/bench/step.json"))
     args = parser.parse_args()
-    print(f"torch {torch.__version__}, textbrewer {textbrewer.__version__}, {torch.get_num_threads()} threads, ")
-    print(f"batch {args.batch_size} x {args.length} tokens, median of {args.repeats} repeats of {args.batches} steps\n")
+    print(f"torch {torch.__version__}, textbrewer {textbrewer.__version__}, {torch.get_num_threads()} threads")
+    print(f"batch {args.batch_size} x {args.length} tokens, median of {args.repeats} rounds of {args.batches} steps\n")
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for name in MODELS:

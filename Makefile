@@ -17,7 +17,7 @@ setup: .venv/.done  ## make .venv with everything the other targets need
 	touch $@
 
 demo: setup  ## distil a real teacher on real text and show what was won
-	OMP_NUM_THREADS=$${DEMO_THREADS:-$$(nproc 2>/dev/null || sysctl -n hw.ncpu)} $(BIN)/python -m textbrewer.demo
+	env -u OMP_NUM_THREADS $(BIN)/python -m textbrewer.demo
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest -n 2 -m "not slow" tests

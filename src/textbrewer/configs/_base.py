@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from ..errors import ConfigError, Problem, did_you_mean, one_of
 
 C = TypeVar("C")
 
-_RULES = ConfigDict(extra="forbid", validate_assignment=True, arbitrary_types_allowed=True)
+# Validators are built when a config is first made, not when the library is imported.
+_RULES = ConfigDict(extra="forbid", validate_assignment=True, arbitrary_types_allowed=True, defer_build=True)
 
 
 @dataclass_transform()
@@ -26,12 +29,35 @@ def config_class(cls: type[C]) -> type[C]:
 
     Arguments may be given by position or keyword; attributes may be changed later and are checked then too.
     """
-    built = pydantic_dataclass(config=_RULES)(cls)
-    known = [f.name for f in fields(cast(Any, built))]
-    for method in ("__init__", "__setattr__"):
-        setattr(built, method, _with_config_errors(getattr(built, method), cls.__name__, known))
-    built.__setattr__ = _undone_when_refused(built.__setattr__)  # type: ignore[method-assign]
+    built = cast(Any, pydantic_dataclass(config=_RULES)(cls))
+    known = [f.name for f in fields(built)]
+    ours = {
+        "__init__": _with_config_errors(built, "__init__", known),
+        "__setattr__": _undone_when_refused(_with_config_errors(built, "__setattr__", known)),
+        "__signature__": _signature_of(built),
+    }
+    built._ours = ours
+    _put_back(built)
     return cast(type[C], built)
+
+
+def _put_back(built: Any) -> None:
+    """Building the deferred validator replaces some of these by pydantic's own."""
+    for name, value in built._ours.items():
+        if vars(built).get(name) is not value:
+            setattr(built, name, value)
+
+
+def _signature_of(built: Any) -> inspect.Signature:
+    def default_of(field: Any) -> Any:
+        if field.default is not MISSING:
+            default = field.default
+            return default.get_default(call_default_factory=True) if isinstance(default, FieldInfo) else default
+        return inspect.Parameter.empty if field.default_factory is MISSING else field.default_factory()
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(f.name, kind, default=default_of(f), annotation=f.type) for f in fields(built)]
+    return inspect.Signature(parameters)
 
 
 def _undone_when_refused(method: Callable[..., None]) -> Callable[..., None]:
@@ -50,13 +76,17 @@ def _undone_when_refused(method: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-def _with_config_errors(method: Callable[..., None], title: str, known: list[str]) -> Callable[..., None]:
+def _with_config_errors(built: Any, name: str, known: list[str]) -> Callable[..., None]:
+    method = getattr(built, name)
+
     @functools.wraps(method)
     def checked(*args: Any, **kwargs: Any) -> None:
         try:
             method(*args, **kwargs)
         except ValidationError as error:
-            raise ConfigError(title, problems_of(error, known)) from None
+            raise ConfigError(built.__name__, problems_of(error, known)) from None
+        finally:
+            _put_back(built)
 
     return checked
 

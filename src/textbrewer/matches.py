@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, TypedDict, Unpack
 
 from .errors import ConfigError, Problem, UnknownNameError, did_you_mean, one_of
+from .losses import ManyToManyLoss
 from .presets import MATCH_LOSS_MAP, PAIRED_MATCH_LOSSES
 
 Loss: TypeAlias = str | Callable[..., Any] | None
@@ -90,6 +91,60 @@ def skip(
     [(0, 0), (1, 2), (2, 4), (3, 6), (4, 8), (5, 10)]
     """
     return _by_rule(lambda i, T, S: T // S * i, teacher_layers, student_layers, features, loss, **more)
+
+
+def many_to_many(
+    teacher_layers: int,
+    student_layers: int,
+    features: Features = ("hidden",),
+    loss: Loss = None,
+    temperature: float = 1.0,
+    learn_weights: bool = True,
+    **more: Unpack[More],
+) -> Matches:
+    """Every student layer learns from every teacher layer, as far as the cheapest transport between them says.
+
+    One match for each feature, whose loss is a :class:`~textbrewer.losses.ManyToManyLoss`; a projection, if the widths
+    differ, is shared by all student layers. Embeddings, where matched, are matched with each other, one to one. For the
+    other arguments see :func:`uniform`; losses that take two layers a side cannot be used.
+
+    Args:
+        teacher_layers: ``T``, without the embeddings.
+        student_layers: ``S``, at most ``T``.
+        features: ``"hidden"``, ``"attention"`` or both; or a mapping from each to its loss.
+        loss: between two layers.
+        temperature: of the layers' weights.
+        learn_weights: whether the layers' weights follow their costs; else they stay equal.
+
+    Raises:
+        ConfigError: with every problem at once.
+
+    Source: BERT-EMD, 2010.06133.
+
+    >>> [(match["layer_S"], match["layer_T"]) for match in many_to_many(4, 2)]
+    [(0, 0), ([1, 2], [1, 2, 3, 4])]
+    """
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise ConfigError("matches", [Problem("temperature", "a number above 0", repr(temperature))])
+    one_to_one = uniform(teacher_layers, student_layers, features, loss, **more)
+    matches: Matches = []
+    for feature in dict.fromkeys(match["feature"] for match in one_to_one):
+        own = [match for match in one_to_one if match["feature"] == feature]
+        given = own[-1]["loss"]
+        if given in PAIRED_MATCH_LOSSES:
+            singles = [name for name in MATCH_LOSS_MAP if name not in PAIRED_MATCH_LOSSES]
+            raise ConfigError("matches", [Problem(f"loss of {feature}", one_of(singles), repr(given))])
+        name = given if isinstance(given, str) else getattr(given, "__name__", "custom")
+        function = MATCH_LOSS_MAP[given] if isinstance(given, str) else given
+        lowest = 1 if feature == "hidden" else 0
+        every = {
+            "layer_T": list(range(lowest, lowest + teacher_layers)),
+            "layer_S": list(range(lowest, lowest + student_layers)),
+            "loss": ManyToManyLoss(function, name, temperature, learn_weights),
+        }
+        matches += [match for match in own if feature == "hidden" and match["layer_S"] == 0]
+        matches.append({**own[-1], **every})
+    return matches
 
 
 def named(name: str) -> Matches:

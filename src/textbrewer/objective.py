@@ -215,20 +215,22 @@ class FeatureMatch:
         of_student = features_of(student, self.match, "S")
         of_teacher = features_of(teacher, self.match, "T")
         if isinstance(self.projection, AutoProjection):
-            self.projection.fit(_first(of_student), _first(of_teacher), self.name)
+            self.projection.fit(_first(of_student), _first(of_teacher), self.match.name)
         if self.projection is not None:
             of_student = _each(self._project, of_student)
-        features = (_each(full_precision, of_student), _each(full_precision, of_teacher))
+        features: tuple[Any, ...] = (_each(full_precision, of_student), _each(full_precision, of_teacher))
         if self.both_masks:
-            return _shared(self.loss, (*features, student.inputs_mask, teacher.inputs_mask), {}, share, "", self.name)
+            return _shared(
+                self.loss, (*features, student.inputs_mask, teacher.inputs_mask), {}, share, "", self.match.name
+            )
         unit = COUNT_UNITS.get(self.loss, "")
-        return _shared(self.loss, features, {"mask": student.inputs_mask}, share, unit, self.name)
+        return _shared(self.loss, features, {"mask": student.inputs_mask}, share, unit, self.match.name)
 
     def _project(self, state: Tensor) -> Tensor:
         proj, projection = self.match.proj, self.projection
         if isinstance(proj, list) and state.shape[-1] != proj[1]:
             raise MatchError(
-                f"{self.name}: proj={proj[:3]} takes width {proj[1]}, but the student's feature is "
+                f"{self.match.name}: proj={proj[:3]} takes width {proj[1]}, but the student's feature is "
                 f"{list(state.shape)}; write proj=['{proj[0]}', {state.shape[-1]}, {proj[2]}]"
             )
         parameters = projection.parameters() if isinstance(projection, nn.Module) else iter(())

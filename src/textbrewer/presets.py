@@ -27,7 +27,7 @@ class TemperatureTable(Table):
 
     def __getitem__(self, key: Any) -> Callable[..., Any]:
         if isinstance(key, (list, tuple)):
-            name, *parameters = key
+            name, *parameters = key or [None]
             found = super().__getitem__(name)
             schedule: Callable[..., Any] = found(*parameters) if parameters else found
             return schedule
@@ -110,7 +110,8 @@ def register_new(map_name: str, name: str, func: Callable[..., Any]) -> None:
         TypeError: ``func`` cannot be called.
     """
     if map_name not in _TABLES:
-        raise UnknownNameError(f"register_new: expected {one_of(_TABLES)}, got {map_name!r}")
+        hint = did_you_mean(map_name, _TABLES)
+        raise UnknownNameError(f"register_new: expected {one_of(_TABLES)}, got {map_name!r}; {hint}".removesuffix("; "))
     if not callable(func):
         raise TypeError(f"register_new: {name!r} must be a function, got {type(func).__name__}")
     _TABLES[map_name][name] = func

@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
-from textbrewer import MATCH_LOSS_MAP
+from textbrewer import MATCH_LOSS_MAP, losses
+from textbrewer.errors import MatchError
 from textbrewer.losses import COUNT_UNITS
 from textbrewer.presets import PAIRED_MATCH_LOSSES
 
@@ -244,3 +245,22 @@ def test_maps_without_heads_count_as_reduced(name):
     S, T = sides(name)
     value = found(name, [OVER_HEADS[name](S[0], dim=1)], T, MASKS["ragged"]).item()
     assert value == pytest.approx(naive(name, S, T, MASKS["ragged"]), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [losses.mmd_loss, losses.mmd_valid_loss, losses.fsp_loss, losses.gram_valid_loss])
+def test_two_layers_of_one_side_must_be_of_one_batch(loss):
+    fine = [torch.ones(2, 3, 4), torch.ones(2, 3, 4)]
+    with pytest.raises(MatchError, match=r"got \[\[2, 3, 4\], \[2, 5, 4\]\]"):
+        loss(fine, [torch.ones(2, 3, 4), torch.ones(2, 5, 4)])
+
+
+@pytest.mark.parametrize("loss", [losses.mmd_loss, losses.mmd_valid_loss])
+def test_similarities_need_one_width_a_side(loss):
+    with pytest.raises(MatchError, match="widths 4 and 6"):
+        loss([torch.ones(2, 3, 4), torch.ones(2, 3, 6)], [torch.ones(2, 3, 4), torch.ones(2, 3, 4)])
+
+
+def test_attention_kl_of_two_precisions_is_finite_at_zero():
+    student = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]])
+    assert losses.attention_kl_loss(student.double(), student).isfinite()
+    assert losses.attention_kl_loss(student, student.double()).isfinite()

@@ -163,7 +163,7 @@ def test_a_student_of_another_width_than_the_projection_takes():
     with pytest.raises(MatchError) as raised:
         term.value(outputs(hidden=states(1)), outputs(hidden=states(1, width=6)), Share())
     assert str(raised.value) == (
-        "unweighted_hidden_hidden_mse_0_0: proj=['linear', 8, 6] takes width 8, but the student's feature is "
+        "hidden_hidden_mse_0_0: proj=['linear', 8, 6] takes width 8, but the student's feature is "
         "[2, 3, 4]; write proj=['linear', 4, 6]"
     )
 

@@ -22,6 +22,7 @@ from .features import (
     pkd_loss,
 )
 from .logits import kd_ce_loss, kd_mse_loss, kl_loss
+from .many_to_many import ManyToManyLoss
 
 COUNT_UNITS: dict[Callable[..., Any], str] = {
     kl_loss: "logit_rows",
@@ -37,6 +38,7 @@ COUNT_UNITS: dict[Callable[..., Any], str] = {
 
 __all__ = [
     "COUNT_UNITS",
+    "ManyToManyLoss",
     "att_ce_loss",
     "att_ce_mean_loss",
     "att_mse_loss",

@@ -54,8 +54,9 @@ def att_ce_loss(attention_S: Tensor, attention_T: Tensor, mask: Tensor | None = 
     ``mean over heads and valid queries of −Σ_k softmax(T)_k · log softmax(S)_k``
 
     Odd: it takes scores, while Transformers gives probabilities; both softmaxes run over padded keys too, so padding
-    changes the result; without a mask the keys whose teacher score is ≤ −1e-3 are left out of the sum; the teacher's
-    entropy is missing. :func:`attention_kl_loss` is for probabilities and has none of this.
+    changes the result; with a mask the sum runs over the valid keys, without one the keys whose teacher score is ≤
+    −1e-3 are left out of it; the teacher's entropy is missing. :func:`attention_kl_loss` is for probabilities and has
+    none of this.
 
     Args:
         attention_S: student's scores before the softmax, ``(batch, heads, length, length)``.
@@ -247,8 +248,8 @@ def attention_kl_loss(
     valid = None if mask is None else _pairs_of(mask, attention_S, "attention_kl")
     student, teacher = _both(full_precision(attention_S), full_precision(attention_T), valid)
     # A probability can underflow to zero; its logarithm must stay finite for the gradient.
-    least = torch.finfo(student.dtype).tiny
-    terms = teacher * (teacher.clamp(min=least).log() - student.clamp(min=least).log())
+    log_S, log_T = (side.clamp(min=torch.finfo(side.dtype).tiny).log() for side in (student, teacher))
+    terms = teacher * (log_T - log_S)
     return masked_mean(terms.sum(dim=-1).mean(dim=1), mask, count=count)
 
 
@@ -318,6 +319,9 @@ def _two(side: Pair, loss: str) -> tuple[Tensor, Tensor]:
     if isinstance(side, Tensor) or len(side) != 2:
         got = "one" if isinstance(side, Tensor) else str(len(side))
         raise MatchError(f"{loss}: two layers a side are needed, got {got}; write layer_T: [i, j] and layer_S: [i, j]")
+    shapes = [list(layer.shape) for layer in side]
+    if any(len(shape) != 3 for shape in shapes) or shapes[0][:2] != shapes[1][:2]:
+        raise MatchError(f"{loss}: two layers (batch, length, width) of one batch are needed a side, got {shapes}")
     return side[0], side[1]
 
 
@@ -348,6 +352,8 @@ def _pairs_of(mask: Tensor, attention: Tensor, loss: str) -> Tensor:
 
 def _similarity(side: Pair, mask: Tensor | None, loss: str) -> Tensor:
     first, second = (full_precision(layer) for layer in _two(side, loss))
+    if first.shape[-1] != second.shape[-1]:
+        raise MatchError(f"{loss}: the two layers of a side have widths {first.shape[-1]} and {second.shape[-1]}")
     # A mask of another length is told by the caller, with the shape of the similarities.
     fits = mask is not None and mask.shape == first.shape[:2]
     first, second = _both(first, second, mask != 0 if fits else None)  # type: ignore[arg-type]

@@ -123,7 +123,7 @@ def length_of(loader: Any) -> int | None:
         return None
 
 
-def require_batches(number: int | None, accumulation: int, keep_last: bool) -> None:
+def require_batches(number: int | None, accumulation: int, keep_last: bool, processes: int = 1) -> None:
     """Refuse a loader that could not give a single optimiser step.
 
     Raises:
@@ -131,9 +131,10 @@ def require_batches(number: int | None, accumulation: int, keep_last: bool) -> N
     """
     if number == 0:
         raise DataError("the dataloader is empty: it gives no batch to train on")
-    if number is not None and number < accumulation and not keep_last:
+    if number is not None and number < accumulation * processes and not keep_last:
+        each = f" for each of {processes} processes" if processes > 1 else ""
         raise DataError(
-            f"the dataloader gives {number} batch(es), fewer than gradient_accumulation_steps={accumulation}: "
+            f"the dataloader gives {number} batch(es), fewer than gradient_accumulation_steps={accumulation}{each}: "
             "no optimiser step would ever be taken; lower gradient_accumulation_steps, use smaller batches, "
             "or set keep_last_accumulation=True"
         )

@@ -11,7 +11,7 @@ import torch
 
 from tests.tiny import EncoderAdaptor, batch_of, batches, encoder, weights
 from textbrewer import BasicDistiller, BasicTrainer, DistillationConfig, GeneralDistiller, TrainingConfig
-from textbrewer.errors import AdaptorError, ConfigError, DataError, MatchError, NonFiniteLossError, UnsupportedError
+from textbrewer.errors import AdaptorError, ConfigError, DataError, MatchError, NonFiniteLossError
 
 HIDDEN = {"layer_T": 2, "layer_S": 1, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
 
@@ -366,12 +366,6 @@ def test_an_optimiser_of_other_parameters_is_said(tmp_path):
     other = torch.optim.SGD(encoder(5).parameters(), lr=0.1)
     with pytest.warns(UserWarning, match="holds none of the student's parameters"):
         distiller.train(other, batches(1), num_epochs=1)
-
-
-def test_several_processes_are_refused(tmp_path):
-    distiller = distiller_of(tmp_path, train={"local_rank": 0})
-    with pytest.raises(UnsupportedError, match="one process"):
-        distiller.train(sgd(distiller), batches(1), num_epochs=1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

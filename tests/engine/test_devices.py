@@ -11,14 +11,14 @@ from torch import nn
 
 from textbrewer import TrainingConfig
 from textbrewer.engine.devices import Placement
-from textbrewer.errors import ConfigError, UnsupportedError
+from textbrewer.errors import ConfigError
 
 
 class OtherMachine:
     """Stands for Accelerate's ``PartialState`` on a machine with an accelerator, here torch's ``meta``."""
 
     num_processes = 1
-    is_main_process = True
+    local_process_index = 0
     device = torch.device("meta")
 
 
@@ -89,12 +89,20 @@ def test_a_device_that_is_not_there_is_a_problem_of_the_config(monkeypatch, devi
     assert (problem.path, problem.got, problem.hint) == ("device", repr(device), "use device='auto'")
 
 
-@pytest.mark.parametrize(("train", "processes"), [({"local_rank": 0}, 1), ({}, 2)])
-def test_several_processes_are_refused(monkeypatch, train, processes):
+@pytest.mark.parametrize(("processes", "hint"), [(1, "start the script with torchrun"), (2, "leave it out")])
+def test_a_rank_that_is_not_this_processs_is_a_problem_of_the_config(monkeypatch, processes, hint):
     monkeypatch.setattr(OtherMachine, "num_processes", processes)
     monkeypatch.setattr(accelerate, "PartialState", OtherMachine)
-    with pytest.raises(UnsupportedError, match="one process"):
-        placement(**train)
+    with pytest.raises(ConfigError) as raised:
+        placement(local_rank=1)
+    (problem,) = raised.value.problems
+    assert (problem.path, problem.got) == ("local_rank", "1") and hint in problem.hint
+
+
+@pytest.mark.parametrize("rank", [-1, 0])
+def test_a_script_started_alone_may_tell_its_rank(rank):
+    ranks = placement(local_rank=rank).ranks
+    assert (ranks.number, ranks.index) == (1, 0)
 
 
 def test_data_parallel_changes_nothing_on_the_cpu():

@@ -18,6 +18,7 @@ from ..engine import Engine, Schedule
 from ..engine.devices import Placement
 from ..engine.loop import Step
 from ..engine.modes import modes_kept
+from ..engine.ranks import Ranks
 from ..feeding import sides
 from ..matching import Projections
 from ..objective import Objective, Share, counts_of
@@ -68,17 +69,22 @@ class DistillationStep:
 
     def share(self, window: list[Batch]) -> Share:
         """Equal parts, and the counts of valid units where a term needs them."""
-        if not self.objective.per_element() or len(window) == 1:
-            return Share(len(window))
-        counts = counts_of([self.student.masks(sides(batch).student) for batch in window])
-        if not counts and not self._said_uncounted:
+        counted = self.objective.per_element() and (len(window) > 1 or self.placement.ranks.number > 1)
+        own = counts_of([self.student.masks(sides(batch).student) for batch in window]) if counted else {}
+        every = self.placement.ranks.gather((len(window), own))
+        number = sum(batches for batches, _ in every)
+        if not counted:
+            return Share(number)
+        told = [counts for batches, counts in every if batches]
+        units = [unit for unit in told[0] if all(unit in counts for counts in told)] if told else []
+        if not units and not self._said_uncounted:
             self._said_uncounted = True
             warnings.warn(
                 f"{self.student.name} has no `masks(batch)` method, so the means over valid elements are taken in each "
                 "of the accumulated batches and then averaged",
                 stacklevel=2,
             )
-        return Share(len(window), counts)
+        return Share(number, {unit: sum(counts[unit] for counts in told) for unit in units})
 
     def advance(self, progress: float) -> None:
         self.objective.advance(progress)
@@ -168,7 +174,7 @@ class Distiller(ABC):
             NonFiniteLossError: a loss became NaN or infinite.
         """
         self._run(
-            Schedule.of(self.t_config, dataloader, num_epochs, num_steps),
+            Schedule.of(self.t_config, dataloader, num_epochs, num_steps, Ranks.of(self.t_config)),
             optimizer,
             dataloader,
             scheduler_class=scheduler_class,
@@ -208,7 +214,9 @@ class Distiller(ABC):
                 scheduler = scheduler_class(optimizer, **(scheduler_args or {}))
             elif scheduler is not None:
                 scheduler = _OwnGroups(scheduler, optimizer, users_groups)
-            step = self._assemble(placement, args, running)
+            step = placement.replicated(
+                self._assemble(placement, args, running), [self.model_S, *self._all_projections()]
+            )
             Engine(self.t_config, self.model_S, placement).run(
                 step,
                 schedule,

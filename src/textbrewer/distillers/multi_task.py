@@ -16,8 +16,8 @@ from ..configs import DistillationConfig, TrainingConfig
 from ..engine import Schedule
 from ..engine.devices import Placement
 from ..engine.loop import Step, cycle
+from ..engine.ranks import Ranks
 from ..errors import ConfigError, DataError, Problem, did_you_mean, one_of
-from ..feeding import length_of
 from ..matching import Projections, expanded
 from ..objective import Share
 from ..types import Adaptor, Batch, LossReport
@@ -42,16 +42,19 @@ class TaskSampler:
     Args:
         loaders: by task; each starts again when it ends.
         tau: 1 draws by size, 0 all tasks alike.
+        ranks: the processes; all take batches of the same task at the same time.
 
     Raises:
         DataError: a loader is empty or has no length.
     """
 
-    def __init__(self, loaders: Mapping[str, Any], tau: float) -> None:
-        self.loaders = dict(loaders)
+    divided = True
+
+    def __init__(self, loaders: Mapping[str, Any], tau: float, ranks: Ranks = Ranks()) -> None:  # noqa: B008
+        self.loaders, self.ranks = dict(loaders), ranks
         logs = []
         for task, loader in self.loaders.items():
-            length = length_of(loader)
+            length = ranks.batches_of(loader)
             if not length:
                 found = "none" if length == 0 else "a loader without a length"
                 raise DataError(f"dataloaders[{task!r}]: expected at least one batch, got {found}")
@@ -61,9 +64,10 @@ class TaskSampler:
         self.probabilities = shares / shares.sum()
 
     def __iter__(self) -> Iterator[TaskBatch]:
-        streams = {task: cycle(loader) for task, loader in self.loaders.items()}
+        parts = {task: self.ranks.part_of(loader, endless=True) for task, loader in self.loaders.items()}
+        streams = {task: cycle(part) for task, part in parts.items()}
         while True:
-            task = str(np.random.choice(tuple(streams), p=self.probabilities))
+            task = self.ranks.agree(str(np.random.choice(tuple(streams), p=self.probabilities)))
             yield TaskBatch(task, next(streams[task]))
 
 
@@ -79,11 +83,15 @@ class MultiTaskStep:
     def share(self, window: list[TaskBatch]) -> Mapping[str, Share]:
         """Each task's mean counts by its part of the step's micro-batches."""
         shares = {}
-        for task in {batch.task for batch in window}:
-            own = [batch.batch for batch in window if batch.task == task]
-            counts = self.steps[task].share(own).counts
-            scale = len(window) / len(own)
-            shares[task] = Share(len(window), {unit: count * scale for unit, count in counts.items()})
+        # In the order of the batches, which is the same in every process.
+        own: dict[str, list[Batch]] = {}
+        for batch in window:
+            own.setdefault(batch.task, []).append(batch.batch)
+        for task, batches in own.items():
+            share = self.steps[task].share(batches)
+            scale = len(window) / len(batches)
+            counts = {unit: count * scale for unit, count in share.counts.items()}
+            shares[task] = Share(round(share.micro_batches * scale), counts)
         return shares
 
     def advance(self, progress: float) -> None:
@@ -218,10 +226,12 @@ class MultiTaskDistiller(MatchedDistiller):
             process = postprocessors.get(batch.task)
             return batch if process is None else TaskBatch(batch.task, process(batch.batch))
 
+        ranks = Ranks.of(self.t_config)
+        sampler = TaskSampler(dataloaders, tau, ranks)
         self._run(
-            Schedule.of(self.t_config, TaskSampler(dataloaders, tau), None, num_steps),
+            Schedule.of(self.t_config, sampler, None, num_steps, ranks),
             optimizer,
-            TaskSampler(dataloaders, tau),
+            sampler,
             scheduler_class=scheduler_class,
             scheduler_args=scheduler_args,
             scheduler=scheduler,

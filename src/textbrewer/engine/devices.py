@@ -8,7 +8,7 @@ precision. ``torch.autocast`` around the forward passes does the same work and l
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from ..configs import TrainingConfig
-from ..errors import ConfigError, Problem, UnsupportedError
+from ..errors import ConfigError, Problem
+from .ranks import Ranks, ReplicatedStep
 
 logger = logging.getLogger("textbrewer")
 
@@ -29,18 +30,14 @@ class Placement:
         student: the model that is trained; ``device="auto"`` stays where it is if that is an accelerator.
 
     Raises:
-        ConfigError: the device asked for is not there.
-        UnsupportedError: several processes were started.
+        ConfigError: the device asked for is not there, or ``local_rank`` is not this process's.
     """
 
     def __init__(self, config: TrainingConfig, student: nn.Module) -> None:
         from accelerate import PartialState
 
-        if config.local_rank != -1 or PartialState().num_processes > 1:
-            raise UnsupportedError(
-                "this release trains in one process; start the script with plain `python` and local_rank=-1"
-            )
-        self.is_main = PartialState().is_main_process
+        self.ranks = Ranks.of(config)
+        self.is_main = self.ranks.index == 0
         self.device = _device(config, student, PartialState().device)
         self.precision = _precision(config)
         self.dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
@@ -55,9 +52,13 @@ class Placement:
         """The gradient scaler of float16; one that does nothing otherwise."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
+    def replicated(self, step: Any, trained: Sequence[nn.Module]) -> Any:
+        """The step with its gradients averaged over the processes, where there are several."""
+        return step if self.ranks.number == 1 else ReplicatedStep(step, trained, self.ranks)
+
     def forward_of(self, model: nn.Module, data_parallel: bool) -> nn.Module:
         """What to call in the model's place: all GPUs of this process if asked and there are several."""
-        if data_parallel and self.device.type == "cuda" and torch.cuda.device_count() > 1:
+        if data_parallel and self.ranks.number == 1 and self.device.type == "cuda" and torch.cuda.device_count() > 1:
             return nn.DataParallel(model)
         return model
 
@@ -67,6 +68,8 @@ def _device(config: TrainingConfig, student: nn.Module, best: torch.device) -> t
         here = next((parameter.device for parameter in student.parameters()), best)
         return best if here.type == "cpu" else here
     device = torch.device(config.device)
+    if device.index is None and device.type == best.type:
+        device = best  # under several processes each has its own
     available: Callable[[], bool] | None = getattr(getattr(torch, device.type, None), "is_available", None)
     if device.type != "cpu" and available is not None and not available():
         problem = Problem("device", "'auto', 'cpu' or a device of this machine", repr(str(device)), "use device='auto'")

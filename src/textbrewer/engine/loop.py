@@ -13,11 +13,12 @@ from torch.optim import Optimizer
 
 from ..configs import TrainingConfig
 from ..errors import DataError, count_of
-from ..feeding import length_of, require_batches, to_device
+from ..feeding import require_batches, to_device
 from ..types import Batch, LossReport
 from .checkpoint import save_student
 from .devices import Placement
 from .modes import modes_kept
+from .ranks import Ranks, Spare
 from .tracking import Tracker
 
 logger = logging.getLogger("textbrewer")
@@ -51,7 +52,14 @@ class Schedule:
     num_epochs: int | None = None
 
     @classmethod
-    def of(cls, config: TrainingConfig, loader: Any, num_epochs: int | None, num_steps: int | None) -> Schedule:
+    def of(
+        cls,
+        config: TrainingConfig,
+        loader: Any,
+        num_epochs: int | None,
+        num_steps: int | None,
+        ranks: Ranks = Ranks(),  # noqa: B008
+    ) -> Schedule:
         """Plan a run; ``num_steps`` wins over ``num_epochs``.
 
         Raises:
@@ -60,8 +68,8 @@ class Schedule:
         for name, value in (("num_steps", num_steps), ("num_epochs", num_epochs)):
             if value is not None and (value < 1 or value != int(value)):
                 raise DataError(f"train: expected a whole {name} >= 1, got {value}")
-        length = length_of(loader)
-        size, keep = config.gradient_accumulation_steps, config.keep_last_accumulation
+        length = ranks.batches_of(loader)
+        size, keep = config.gradient_accumulation_steps * ranks.number, config.keep_last_accumulation
         if num_steps is not None:
             require_batches(length, 1, keep)
             return cls(total_steps=num_steps)
@@ -69,7 +77,7 @@ class Schedule:
             raise DataError("train: expected num_epochs or num_steps, got neither")
         if length is None:
             raise DataError("train: the dataloader has no length, so epochs cannot be counted; give num_steps instead")
-        require_batches(length, size, keep)
+        require_batches(length, config.gradient_accumulation_steps, keep, ranks.number)
         left_over = length % size
         if left_over and not keep:
             logger.warning(
@@ -126,7 +134,12 @@ class Engine:
             NonFiniteLossError: a loss became NaN or infinite.
             DataError: the loader gives fewer batches than its length promised.
         """
-        tracker = Tracker(self.config.log_dir, self.config.log_every, check_each=self.placement.device.type == "cpu")
+        tracker = Tracker(
+            self.config.log_dir if self.placement.is_main else None,
+            self.config.log_every,
+            check_each=self.placement.device.type == "cpu",
+            gather=self.placement.ranks.gather,
+        )
         bar = self._progress_bar(schedule)
         done = batches = 0
         optimizer.zero_grad()
@@ -135,7 +148,8 @@ class Engine:
                 share = step.share(window := [_prepared(batch, batch_postprocessor) for batch in window])
                 for batch in window:
                     report = step(to_device(batch, self.placement.device), share)
-                    tracker.add(report, batch=batches, step=done)
+                    if not isinstance(batch, Spare):
+                        tracker.add(report, batch=batches, step=done)
                     batches += 1
                     self.scaler.scale(report.total).backward()  # type: ignore[no-untyped-call]
                 if tracker.due(done):
@@ -145,8 +159,10 @@ class Engine:
                 done += 1
                 step.advance(done / schedule.total_steps)
                 bar.update()
-                if self.placement.is_main and schedule.saves_after(done, self.config):
-                    self._save_and_call(done, callback)
+                if schedule.saves_after(done, self.config):
+                    if self.placement.is_main:
+                        self._save_and_call(done, callback)
+                    self.placement.ranks.wait()
             tracker.flush()
             if done < schedule.total_steps:
                 raise DataError(f"the dataloader ended after {done} of {schedule.total_steps} optimiser steps")
@@ -157,10 +173,12 @@ class Engine:
 
     def _windows(self, loader: Iterable[Batch], schedule: Schedule) -> Iterator[list[Batch]]:
         """The micro-batches of each optimiser step; with steps, windows cross the end of the loader."""
-        size = self.config.gradient_accumulation_steps
+        size, ranks = self.config.gradient_accumulation_steps, self.placement.ranks
         if schedule.steps_per_epoch is None:
-            yield from itertools.islice(_chunks(cycle(loader), size), schedule.total_steps)
+            endless = ranks.part_of(loader, endless=True)
+            yield from itertools.islice(_chunks(cycle(endless), size), schedule.total_steps)
             return
+        loader = ranks.part_of(loader, spares=self.config.keep_last_accumulation)
         for _ in range(schedule.num_epochs or 0):
             for window in itertools.islice(_chunks(iter(loader), size), schedule.steps_per_epoch):
                 if len(window) == size or self.config.keep_last_accumulation:
@@ -192,7 +210,9 @@ class Engine:
 
 
 def _prepared(batch: Batch, batch_postprocessor: Callable[[Batch], Batch] | None) -> Batch:
-    return batch if batch_postprocessor is None else batch_postprocessor(batch)
+    if batch_postprocessor is None:
+        return batch
+    return Spare(batch_postprocessor(batch.batch)) if isinstance(batch, Spare) else batch_postprocessor(batch)
 
 
 def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +20,17 @@ class Tracker:
         log_dir: folder for TensorBoard scalars, or None.
         every: optimiser steps between reads.
         check_each: read at every step, for devices where reading costs nothing.
+        gather: a value of every process, of which the mean is shown.
     """
 
-    def __init__(self, log_dir: str | None, every: int, check_each: bool) -> None:
+    def __init__(
+        self,
+        log_dir: str | None,
+        every: int,
+        check_each: bool,
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
+    ) -> None:
+        self._gather = gather
         self.every = 1 if check_each else every
         self.latest: dict[str, float] = {}
         self._pending: list[tuple[int, int, LossReport]] = []
@@ -45,21 +54,27 @@ class Tracker:
         Raises:
             NonFiniteLossError: naming the step and the terms that are NaN or infinite.
         """
-        if not self._pending:
-            return
-        flat = torch.stack([value.float() for _, _, report in self._pending for value in _values(report)]).tolist()
-        pending, self._pending = self._pending, []
-        position = 0
-        for batch, step, report in pending:
-            read = flat[position : position + 1 + len(report.terms)]
-            position += len(read)
-            values = dict(zip(["total_loss", *report.terms], read, strict=True))
+        every: list[list[Any]] = self._gather(self._read())
+        longest = max(every, key=len)
+        for place, (batch, step, task, _) in enumerate(longest):
+            values = _mean([pending[place][3] for pending in every if place < len(pending)])
             if not all(math.isfinite(value) for value in values.values()):
                 raise NonFiniteLossError(_describe(values, step))
             self._write(values, batch)
-            if report.task:
-                self._write({f"{report.task}/{name}": value for name, value in values.items()}, batch)
+            if task:
+                self._write({f"{task}/{name}": value for name, value in values.items()}, batch)
             self.latest = values
+
+    def _read(self) -> list[tuple[int, int, str, dict[str, float]]]:
+        """Batch, step, task and values of everything pending, in one transfer."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return []
+        flat = iter(torch.stack([value.float() for _, _, report in pending for value in _values(report)]).tolist())
+        return [
+            (batch, step, report.task, {name: next(flat) for name in ("total_loss", *report.terms)})
+            for batch, step, report in pending
+        ]
 
     def _write(self, values: dict[str, float], batch: int) -> None:
         if self._writer is not None:
@@ -70,6 +85,11 @@ class Tracker:
         """Write what TensorBoard holds back."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _mean(each: list[dict[str, float]]) -> dict[str, float]:
+    """Of the values of one batch of every process."""
+    return {name: sum(values[name] for values in each) / len(each) for name in each[0]}
 
 
 def _values(report: LossReport) -> list[Tensor]:

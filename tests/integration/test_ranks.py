@@ -1,0 +1,64 @@
+"""Two processes train as one does with the same global batches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from textbrewer.report.plots import scalars
+
+HERE = Path(__file__).parent
+RUNS = ["epochs", "uneven", "steps", "listed", "teachers", "tasks"]
+CHECKPOINTS = {"epochs": [2, 4], "uneven": [2, 4], "steps": [2, 4, 5], "listed": [1, 2], "teachers": [1], "tasks": [4]}
+
+
+def run(*command):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1])]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
+    script = str(HERE / "in_ranks.py")
+    run(sys.executable, script, str(alone), "4", "2")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    run(*launch, script, str(together), "2", "2")
+    return alone, together
+
+
+def state(folder, name, rank):
+    return torch.load(folder / f"{name}-{rank}.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_weights_and_projections_are_those_of_one_process(folders, name):
+    alone, together = folders
+    expected = state(alone, name, False)
+    for rank in (0, 1):
+        found = state(together, name, rank)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_runs_learn_something_and_write_as_one_process_does(folders, name):
+    for folder in folders:
+        written = sorted(int(path.stem[2:]) for path in (folder / name).glob("gs*.pkl"))
+        assert written == CHECKPOINTS[name]
+
+
+@pytest.mark.parametrize("name", ["epochs", "uneven"])
+def test_the_logged_losses_average_those_of_one_process(folders, name):
+    alone, together = ([value for _, value in scalars(folder / name / "log")] for folder in folders)
+    assert len(together) == -(-len(alone) // 2)
+    # An optimiser step has four batches alone, and two pairs of batches together.
+    assert sum(together) / len(together) == pytest.approx(sum(alone) / len(alone), rel=0.05)

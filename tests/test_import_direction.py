@@ -13,12 +13,12 @@ ROOT = Path(textbrewer.__file__).parent
 
 # From the bottom up; a room may import the rooms of its own line, one way, and of the lines above it here.
 LAYERS = [
-    ["types", "errors", "files"],
+    ["types", "errors", "files", "modes"],
     ["losses", "schedules", "projections"],
     ["presets"],
     ["matches"],
     ["configs"],
-    ["feeding", "matching", "adaptors", "data_utils", "students"],
+    ["feeding", "ranks", "matching", "adaptors", "data_utils", "students"],
     ["teachers", "objective"],
     ["engine"],
     ["distillers"],

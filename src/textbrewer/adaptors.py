@@ -197,12 +197,14 @@ class AdaptedModel:
     def __call__(self, batch: Batch, args: Mapping[str, Any], forward: nn.Module | None = None) -> ModelOutputs:
         """Run the model (or ``forward`` in its place) and adapt what it gives."""
         runner = self.model if forward is None else forward
-        fed, keywords = batch, args
-        if self.ready_adaptor is not None:
-            fed, keywords = self.ready_adaptor.feed(batch), {**self.ready_adaptor.request(), **args}
+        keywords = args if self.ready_adaptor is None else {**self.ready_adaptor.request(), **args}
         with self.capture.recording() as modules:
-            outputs = call(runner, fed, keywords)
+            outputs = call(runner, self.fed(batch), keywords)
         return replace(self.adapt(batch, outputs), modules=modules)
+
+    def fed(self, batch: Batch) -> Batch:
+        """What of the batch the model is fed."""
+        return batch if self.ready_adaptor is None else self.ready_adaptor.feed(batch)
 
     def adapt(self, batch: Batch, outputs: Any) -> ModelOutputs:
         """Adapt outputs that are already there."""

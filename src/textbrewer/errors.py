@@ -61,6 +61,10 @@ class StudentError(TextBrewerError, ValueError):
     """A student cannot be built as asked."""
 
 
+class CacheError(TextBrewerError, RuntimeError):
+    """A teacher cache cannot be used as asked; nothing stored in it is lost."""
+
+
 class NonFiniteLossError(TextBrewerError, FloatingPointError):
     """A loss became NaN or infinite."""
 

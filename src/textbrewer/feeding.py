@@ -25,11 +25,24 @@ class Fed:
         teacher: what the teacher is fed.
         student: what the student is fed.
         teacher_cache: ready outputs of the teacher, or :data:`ABSENT`.
+        host: the teacher's part before it was moved to a device, or :data:`ABSENT` where it is ``teacher`` itself.
     """
 
     teacher: Batch
     student: Batch
     teacher_cache: Any = ABSENT
+    host: Batch = ABSENT
+
+    @property
+    def teacher_on_host(self) -> Batch:
+        """The teacher's part where its content can be read without waiting for a device, if the loader gave it so."""
+        return self.teacher if self.host is ABSENT else self.host
+
+    def on(self, device: torch.device) -> Fed:
+        """The parts on a device, beside the teacher's as it was."""
+        student = to_device(self.student, device)
+        teacher = student if self.teacher is self.student else to_device(self.teacher, device)
+        return Fed(teacher, student, to_device(self.teacher_cache, device), host=self.teacher)
 
     def for_teacher(self, index: int, number: int) -> Fed:
         """The parts for one of several teachers: a list with a batch for each is split, anything else goes to all.
@@ -39,15 +52,15 @@ class Fed:
         """
         if number == 1:
             return self
-        own = self.teacher
+        own, host = self.teacher, self.host
         if isinstance(own, (list, tuple)) and len(own) == number and all(_is_batch(item) for item in own):
-            own = own[index]
+            own, host = own[index], host if host is ABSENT else host[index]
         cached = self.teacher_cache
         if cached is not ABSENT:
             if not isinstance(cached, (list, tuple)) or len(cached) != number:
                 raise DataError(f"'teacher_cache': expected a list with the outputs of each of {number} teachers")
             cached = cached[index]
-        return Fed(own, self.student, cached)
+        return Fed(own, self.student, cached, host)
 
 
 def _is_batch(value: Any) -> bool:
@@ -121,6 +134,13 @@ def length_of(loader: Any) -> int | None:
         return len(loader)
     except TypeError:
         return None
+
+
+def rows_of(loader: Any) -> int | None:
+    """How many rows the data of a loader has, if it tells; of a dict of loaders, by task."""
+    if isinstance(loader, Mapping):
+        return {task: rows_of(own) for task, own in loader.items()}  # type: ignore[return-value]
+    return length_of(getattr(loader, "dataset", None))
 
 
 def require_batches(number: int | None, accumulation: int, keep_last: bool, processes: int = 1) -> None:

@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import nn
@@ -17,19 +18,37 @@ from ..configs import TrainingConfig
 from ..engine import Engine, Schedule
 from ..engine.devices import Placement
 from ..engine.loop import Step
-from ..engine.modes import modes_kept
-from ..engine.ranks import Ranks
-from ..feeding import sides
+from ..errors import UnsupportedError
+from ..feeding import rows_of, sides
 from ..matching import Projections
+from ..modes import modes_kept
 from ..objective import Objective, Share, counts_of
-from ..teachers import TeacherSource
+from ..ranks import Ranks
+from ..teachers import TeacherCache, TeacherSource
 from ..types import Batch, LossReport
 
 logger = logging.getLogger("textbrewer")
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a distiller assembles a step from.
+
+    Attributes:
+        placement: device, precision and processes.
+        args: extra keywords of every forward pass.
+        running: takes what must be undone when the run ends.
+        rows: of the data, if known; by task where there are several.
+    """
+
+    placement: Placement
+    args: Mapping[str, Any]
+    running: ExitStack
+    rows: Any = None
+
+
 class DistillationStep:
-    """One micro-batch: run the teacher source and the student, and ask the objective.
+    """One micro-batch: run the student and the teacher source, and ask the objective.
 
     Args:
         student: the student with its adaptor.
@@ -61,10 +80,10 @@ class DistillationStep:
         self._said_uncounted = False
 
     def __call__(self, batch: Batch, share: Share) -> LossReport:
-        fed = sides(batch)
-        of_teacher = None if self.source is None else self.source(fed, self.args)
+        fed = sides(batch).on(self.placement.device)
         with self.placement.autocast():
             of_student = self.student(fed.student, self.student_args, self.forward)
+        of_teacher = None if self.source is None else self.source(fed, self.args, of_student.inputs_mask)
         return self.objective(of_student, of_teacher, share)
 
     def share(self, window: list[Batch]) -> Share:
@@ -96,25 +115,54 @@ class Distiller(ABC):
     Args:
         train_config: how to train.
         model_S: the model that is trained.
+        teacher_cache: keeps what the teachers give.
     """
 
     projections: Projections
 
-    def __init__(self, train_config: TrainingConfig, model_S: nn.Module) -> None:
+    def __init__(
+        self, train_config: TrainingConfig, model_S: nn.Module, teacher_cache: TeacherCache | None = None
+    ) -> None:
         self.t_config = train_config
         self.model_S = model_S
+        self.teacher_cache = teacher_cache
         self.projections = Projections([])
         self._context: ExitStack | None = None
 
     @abstractmethod
-    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> Step:
-        """The step of this run; what must be undone when it ends goes on ``running``."""
+    def _assemble(self, run: Run) -> Step:
+        """The step of this run."""
 
     def _teachers(self) -> list[nn.Module]:
         return []
 
     def _all_projections(self) -> list[Projections]:
         return [self.projections]
+
+    @contextmanager
+    def filling(
+        self, cache: TeacherCache, loader: Any, args: Mapping[str, Any]
+    ) -> Iterator[list[tuple[TeacherSource, Any, Mapping[str, Any]]]]:
+        """What :meth:`TeacherCache.build` fills ``cache`` with: teacher sources, and the batches of each.
+
+        Raises:
+            UnsupportedError: there is no teacher.
+        """
+        placement = Placement(self.t_config, self.model_S)
+        before, self.teacher_cache = self.teacher_cache, cache
+        try:
+            with ExitStack() as running:
+                running.enter_context(self._modes())
+                for module in (self.model_S, *self._all_projections(), *self._teachers()):
+                    module.to(placement.device)
+                step: Any = self._assemble(Run(placement, args, running, rows_of(loader)))
+                several = getattr(step, "steps", None)
+                steps = [(step, loader)] if several is None else [(several[task], loader[task]) for task in several]
+                if any(one.source is None for one, _ in steps):
+                    raise UnsupportedError(f"{type(self).__name__} has no teacher whose outputs could be cached")
+                yield [(one.source, own, args) for one, own in steps]
+        finally:
+            self.teacher_cache = before
 
     @contextmanager
     def _modes(self) -> Iterator[None]:
@@ -215,7 +263,8 @@ class Distiller(ABC):
             elif scheduler is not None:
                 scheduler = _OwnGroups(scheduler, optimizer, users_groups)
             step = placement.replicated(
-                self._assemble(placement, args, running), [self.model_S, *self._all_projections()]
+                self._assemble(Run(placement, args, running, rows_of(getattr(dataloader, "loaders", dataloader)))),
+                [self.model_S, *self._all_projections()],
             )
             Engine(self.t_config, self.model_S, placement).run(
                 step,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +10,12 @@ from torch import nn
 
 from ..adaptors import AdaptedModel
 from ..configs import DistillationConfig, EnsembleConfig, IntermediateMatch
-from ..engine.devices import Placement
 from ..errors import ConfigError, Problem, UnsupportedError
 from ..matching import Projections, path_of
 from ..objective import FeatureMatch, HardLabels, Objective, SoftLabels, Term
-from ..teachers import EnsembleTeacher, LiveTeacher, TeacherSource
+from ..teachers import CachedTeacher, EnsembleTeacher, LiveTeacher, Reads, TeacherCache, TeacherSource
 from ..types import Adaptor
-from ._base import DistillationStep
+from ._base import DistillationStep, Run
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class Lesson:
         ensemble: how several teachers become one target.
         custom: positions in ``matches`` of those whose loss takes both masks.
         functions: projections without parameters, by position in ``matches``.
+        memory: the cache of a config with ``is_caching_logits``, from one run to the next.
     """
 
     config: DistillationConfig
@@ -70,6 +69,7 @@ class Lesson:
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     custom: set[int] = field(default_factory=set)
     functions: dict[int, Any] = field(default_factory=dict)
+    memory: TeacherCache | None = None
 
     def add(self, match: CustomMatch, student: nn.Module) -> None:
         """Add a custom match; its modules are looked up in the models.
@@ -101,29 +101,38 @@ class Lesson:
 
     def assemble(
         self,
+        run: Run,
         student: nn.Module,
-        placement: Placement,
         data_parallel: bool,
-        args: Mapping[str, Any],
-        student_args: Mapping[str, Any],
-        running: ExitStack,
+        cache: TeacherCache | None = None,
+        student_args: Mapping[str, Any] | None = None,
     ) -> DistillationStep:
-        """The step of this task; what must be undone when the run ends goes on ``running``."""
+        """The step of this task.
+
+        Args:
+            run: where and how it is run.
+            student: the model that is trained.
+            data_parallel: use all GPUs of this process.
+            cache: keeps what the teachers give; ``is_caching_logits`` of the config makes one in memory.
+            student_args: extra keywords of the student alone.
+        """
+        if cache is None and self.config.is_caching_logits:
+            cache = self.memory = self.memory or TeacherCache.in_memory()
         paths_S = _paths(match.layer_S for match in self.matches)
         of_student = AdaptedModel(
             student, self.adaptor_S, name="adaptor_S", features=_features(self.matches, "S"), paths=paths_S
         )
-        sources = [self._source(i, student, placement, running) for i in range(len(self.teachers))]
-        running.enter_context(of_student.ready())
+        sources = [self._source(i, student, run, cache) for i in range(len(self.teachers))]
+        run.running.enter_context(of_student.ready())
         hard = HardLabels(self.config.hard_label_weight, self.config.hard_label_weight_scheduler)
         objective = Objective([SoftLabels(self.config, self.ensemble), *self._feature_terms(), hard])
-        forward = placement.forward_of(student, data_parallel)
+        forward = run.placement.forward_of(student, data_parallel)
         if forward is not student and paths_S:
             raise UnsupportedError("data_parallel and matches of modules by path do not go together: match layers")
         source: TeacherSource = sources[0] if len(sources) == 1 else EnsembleTeacher(sources)
-        return DistillationStep(of_student, source, objective, placement, forward, args, student_args)
+        return DistillationStep(of_student, source, objective, run.placement, forward, run.args, student_args)
 
-    def _source(self, index: int, student: nn.Module, placement: Placement, running: ExitStack) -> LiveTeacher:
+    def _source(self, index: int, student: nn.Module, run: Run, cache: TeacherCache | None) -> TeacherSource:
         own = [match for match in self.matches if match.teacher == index]
         adapted = AdaptedModel(
             self.teachers[index],
@@ -133,10 +142,23 @@ class Lesson:
             teacher=True,
             paths=_paths(match.layer_T for match in own),
         )
-        running.enter_context(adapted.ready())
+        run.running.enter_context(adapted.ready())
         maps = self.ensemble.label_maps
         label_map = resolved_label_map(self.teachers[index], student, maps[index] if maps else None, index)
-        return LiveTeacher(adapted, placement.autocast, own, label_map)
+        live = LiveTeacher(adapted, run.placement.autocast, own, label_map)
+        if cache is None:
+            return live
+        namespace = cache.namespace(adapted, run.placement.precision)
+        return CachedTeacher(live, namespace, self._reads(own), run.rows)
+
+    def _reads(self, matches: list[IntermediateMatch]) -> Reads:
+        custom = [self.matches[place] for place in self.custom]
+        return Reads.of(
+            matches,
+            logits=bool(self.config.kd_loss_weight or self.config.kd_loss_weight_scheduler),
+            labels=self.config.probability_shift or self.ensemble.teacher_weights == "loss",
+            inputs_mask=any(match in custom for match in matches),
+        )
 
     def _feature_terms(self) -> list[Term]:
         terms: list[Term] = []

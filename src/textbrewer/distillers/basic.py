@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
-from typing import Any
 
 from torch import nn
 
 from ..configs import DistillationConfig, TrainingConfig
-from ..engine.devices import Placement
 from ..engine.loop import Step
+from ..teachers import TeacherCache
 from ..types import Adaptor
-from ._base import Distiller
+from ._base import Distiller, Run
 from ._lesson import Lesson
 
 
@@ -27,6 +24,7 @@ class BasicDistiller(Distiller):
         model_S: the student.
         adaptor_T: ``(batch, model_outputs) -> dict`` for the teacher; None for Transformers outputs.
         adaptor_S: the same for the student.
+        teacher_cache: keeps what the teacher gives, so that later epochs and runs need not run it.
 
     >>> from textbrewer import BasicDistiller, DistillationConfig, TrainingConfig
     >>> teacher, student = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
@@ -46,8 +44,10 @@ class BasicDistiller(Distiller):
         model_S: nn.Module,
         adaptor_T: Adaptor | None = None,
         adaptor_S: Adaptor | None = None,
+        *,
+        teacher_cache: TeacherCache | None = None,
     ) -> None:
-        super().__init__(train_config, model_S)
+        super().__init__(train_config, model_S, teacher_cache)
         self.d_config = distill_config
         self.model_T = model_T
         self.adaptor_T = adaptor_T
@@ -59,5 +59,5 @@ class BasicDistiller(Distiller):
     def _teachers(self) -> list[nn.Module]:
         return [self.model_T]
 
-    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> Step:
-        return self.lesson.assemble(self.model_S, placement, self.t_config.data_parallel, args, {}, running)
+    def _assemble(self, run: Run) -> Step:
+        return self.lesson.assemble(run, self.model_S, self.t_config.data_parallel, self.teacher_cache)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
-from typing import Any
-
 from torch import nn
 
 from ..configs import DistillationConfig, TrainingConfig
-from ..engine.devices import Placement
 from ..engine.loop import Step
 from ..matching import Projections, expanded
+from ..teachers import TeacherCache
 from ..types import Adaptor
+from ._base import Run
 from ._lesson import Lesson
 from ._matched import MatchedDistiller
 
@@ -27,6 +24,7 @@ class GeneralDistiller(MatchedDistiller):
         model_S: the student.
         adaptor_T: ``(batch, model_outputs) -> dict`` for the teacher; None for Transformers outputs.
         adaptor_S: the same for the student.
+        teacher_cache: keeps what the teacher gives, so that later epochs and runs need not run it.
 
     Projections are in ``distiller.projections`` from the start, in the order of the matches.
 
@@ -42,8 +40,10 @@ class GeneralDistiller(MatchedDistiller):
         model_S: nn.Module,
         adaptor_T: Adaptor | None = None,
         adaptor_S: Adaptor | None = None,
+        *,
+        teacher_cache: TeacherCache | None = None,
     ) -> None:
-        super().__init__(train_config, model_S)
+        super().__init__(train_config, model_S, teacher_cache)
         self.d_config = distill_config
         self.model_T = model_T
         self.adaptor_T = adaptor_T
@@ -58,5 +58,5 @@ class GeneralDistiller(MatchedDistiller):
     def _teachers(self) -> list[nn.Module]:
         return [self.model_T]
 
-    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> Step:
-        return self.lesson.assemble(self.model_S, placement, self.t_config.data_parallel, args, {}, running)
+    def _assemble(self, run: Run) -> Step:
+        return self.lesson.assemble(run, self.model_S, self.t_config.data_parallel, self.teacher_cache)

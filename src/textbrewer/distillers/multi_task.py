@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,14 +13,14 @@ from torch.optim import Optimizer
 
 from ..configs import DistillationConfig, TrainingConfig
 from ..engine import Schedule
-from ..engine.devices import Placement
 from ..engine.loop import Step, cycle
-from ..engine.ranks import Ranks
 from ..errors import ConfigError, DataError, Problem, did_you_mean, one_of
 from ..matching import Projections, expanded
 from ..objective import Share
+from ..ranks import Ranks
+from ..teachers import TeacherCache
 from ..types import Adaptor, Batch, LossReport
-from ._base import DistillationStep
+from ._base import DistillationStep, Run
 from ._lesson import Lesson
 from ._matched import MatchedDistiller
 from .multi_teacher import checked_adaptors, ensemble_of
@@ -115,6 +114,7 @@ class MultiTaskDistiller(MatchedDistiller):
         combine: as in :class:`MultiTeacherDistiller`, for tasks with several teachers.
         teacher_weights: the same.
         label_maps: the same.
+        teacher_cache: keeps what the teachers give, so that later epochs and runs need not run them.
 
     Raises:
         ConfigError: with every task that lacks something.
@@ -133,8 +133,9 @@ class MultiTaskDistiller(MatchedDistiller):
         combine: str = "logits",
         teacher_weights: str | list[float] = "uniform",
         label_maps: Any = None,
+        teacher_cache: TeacherCache | None = None,
     ) -> None:
-        super().__init__(train_config, model_S)
+        super().__init__(train_config, model_S, teacher_cache)
         if not isinstance(model_T, Mapping) or not model_T:
             problem = Problem("model_T", "a dict of teachers by task", type(model_T).__name__)
             raise ConfigError("MultiTaskDistiller", [problem])
@@ -178,11 +179,13 @@ class MultiTaskDistiller(MatchedDistiller):
     def _all_projections(self) -> list[Projections]:
         return list({id(lesson.projections): lesson.projections for lesson in self.lessons.values()}.values())
 
-    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> Step:
+    def _assemble(self, run: Run) -> Step:
         steps = {}
         for task, lesson in self.lessons.items():
             told = {self.task_argument: task} if self.task_argument else {}
-            steps[task] = lesson.assemble(self.model_S, placement, self.t_config.data_parallel, args, told, running)
+            own = replace(run, rows=run.rows[task] if isinstance(run.rows, Mapping) else None)
+            parallel = self.t_config.data_parallel
+            steps[task] = lesson.assemble(own, self.model_S, parallel, self.teacher_cache, told)
         return MultiTaskStep(steps)
 
     def train(  # type: ignore[override]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from ..configs import DistillationConfig, EnsembleConfig, TrainingConfig
-from ..engine.devices import Placement
 from ..engine.loop import Step
 from ..errors import ConfigError, Problem, count_of
 from ..matching import Projections, expanded
+from ..teachers import TeacherCache
 from ..types import Adaptor
+from ._base import Run
 from ._lesson import Lesson
 from ._matched import MatchedDistiller
 
@@ -35,6 +35,7 @@ class MultiTeacherDistiller(MatchedDistiller):
         combine: ``"logits"``, ``"probabilities"`` or ``"losses"``.
         teacher_weights: ``"uniform"``, a list, ``"confidence"`` or ``"loss"``.
         label_maps: for each teacher None, ``"names"`` or a list of its classes in the student's order.
+        teacher_cache: keeps what each teacher gives, so that later epochs and runs need not run it.
 
     Raises:
         ConfigError: numbers of teachers, adaptors, weights and maps that do not fit each other.
@@ -52,8 +53,9 @@ class MultiTeacherDistiller(MatchedDistiller):
         combine: str = "logits",
         teacher_weights: str | list[float] = "uniform",
         label_maps: Sequence[Any] | None = None,
+        teacher_cache: TeacherCache | None = None,
     ) -> None:
-        super().__init__(train_config, model_S)
+        super().__init__(train_config, model_S, teacher_cache)
         self.d_config = distill_config
         several = isinstance(model_T, (list, tuple, nn.ModuleList))
         self.model_T: list[Any] = list(model_T) if several else [model_T]
@@ -72,8 +74,8 @@ class MultiTeacherDistiller(MatchedDistiller):
     def _teachers(self) -> list[nn.Module]:
         return self.model_T
 
-    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> Step:
-        return self.lesson.assemble(self.model_S, placement, self.t_config.data_parallel, args, {}, running)
+    def _assemble(self, run: Run) -> Step:
+        return self.lesson.assemble(run, self.model_S, self.t_config.data_parallel, self.teacher_cache)
 
 
 def ensemble_of(combine: str, teacher_weights: Any, label_maps: Sequence[Any] | None) -> EnsembleConfig:

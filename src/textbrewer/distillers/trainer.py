@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
-from typing import Any
-
 from torch import nn
 
 from ..adaptors import AdaptedModel
 from ..configs import TrainingConfig
-from ..engine.devices import Placement
 from ..engine.loop import Step
 from ..objective import HardLabels, Objective
 from ..types import Adaptor
-from ._base import DistillationStep, Distiller
+from ._base import DistillationStep, Distiller, Run
 
 
 class BasicTrainer(Distiller):
@@ -33,7 +28,7 @@ class BasicTrainer(Distiller):
         self.model = model
         self.adaptor = adaptor
 
-    def _assemble(self, placement: Placement, args: Mapping[str, Any], running: ExitStack) -> Step:
+    def _assemble(self, run: Run) -> Step:
         adapted = AdaptedModel(self.model_S, self.adaptor, name="adaptor")
-        forward = placement.forward_of(self.model_S, self.t_config.data_parallel)
-        return DistillationStep(adapted, None, Objective([HardLabels()]), placement, forward, args)
+        forward = run.placement.forward_of(self.model_S, self.t_config.data_parallel)
+        return DistillationStep(adapted, None, Objective([HardLabels()]), run.placement, forward, run.args)

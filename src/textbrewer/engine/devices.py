@@ -17,7 +17,8 @@ from torch import nn
 
 from ..configs import TrainingConfig
 from ..errors import ConfigError, Problem
-from .ranks import Ranks, ReplicatedStep
+from ..ranks import Ranks
+from .replicas import ReplicatedStep
 
 logger = logging.getLogger("textbrewer")
 

@@ -13,12 +13,12 @@ from torch.optim import Optimizer
 
 from ..configs import TrainingConfig
 from ..errors import DataError, count_of
-from ..feeding import require_batches, to_device
+from ..feeding import require_batches
+from ..modes import modes_kept
+from ..ranks import Ranks, Spare
 from ..types import Batch, LossReport
 from .checkpoint import save_student
 from .devices import Placement
-from .modes import modes_kept
-from .ranks import Ranks, Spare
 from .tracking import Tracker
 
 logger = logging.getLogger("textbrewer")
@@ -28,7 +28,7 @@ class Step(Protocol):
     """What the engine is handed: how to turn a micro-batch into a loss."""
 
     def __call__(self, batch: Any, share: Any) -> LossReport:
-        """The loss of one micro-batch."""
+        """The loss of one micro-batch, which comes as the loader gave it."""
 
     def share(self, window: list[Any]) -> Any:
         """What part of the optimiser step each micro-batch of ``window`` is; handed back with each of them."""
@@ -147,7 +147,7 @@ class Engine:
             for window in self._windows(loader, schedule):
                 share = step.share(window := [_prepared(batch, batch_postprocessor) for batch in window])
                 for batch in window:
-                    report = step(to_device(batch, self.placement.device), share)
+                    report = step(batch, share)
                     if not isinstance(batch, Spare):
                         tracker.add(report, batch=batches, step=done)
                     batches += 1

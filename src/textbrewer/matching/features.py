@@ -52,6 +52,8 @@ def features_of(outputs: ModelOutputs, match: IntermediateMatch, side: Literal["
 
 def _of_module(outputs: ModelOutputs, match: IntermediateMatch, side: str, path: str) -> Tensor:
     module, item = split_path(path)
+    if isinstance(taken := outputs.modules.get(path), Tensor):
+        return taken  # the module gives a tensor, or a cache kept what the path names
     if module not in outputs.modules:
         raise MatchError(
             f"{match.name}: {module!r} did not run in this forward pass (a teacher whose outputs come with the batch "

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..engine.modes import modes_kept
+from ..modes import modes_kept
 from ..errors import DataError, TextBrewerError
 from ..feeding import to_device
 

@@ -1,6 +1,16 @@
 """Teacher sources: anything that turns a batch into what the teacher knows about it."""
 
+from .cache import CachedTeacher, CacheEntry, CacheFilling, Reads, TeacherCache
 from .ensemble import EnsembleTeacher
 from .live import LiveTeacher, TeacherSource
 
-__all__ = ["EnsembleTeacher", "LiveTeacher", "TeacherSource"]
+__all__ = [
+    "CacheEntry",
+    "CacheFilling",
+    "CachedTeacher",
+    "EnsembleTeacher",
+    "LiveTeacher",
+    "Reads",
+    "TeacherCache",
+    "TeacherSource",
+]

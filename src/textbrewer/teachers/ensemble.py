@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from ..feeding import Fed
 from ..types import ModelOutputs
 from .live import TeacherSource
@@ -20,8 +22,8 @@ class EnsembleTeacher:
     def __init__(self, teachers: Sequence[TeacherSource]) -> None:
         self.teachers = list(teachers)
 
-    def __call__(self, fed: Fed, args: Mapping[str, Any]) -> ModelOutputs:
+    def __call__(self, fed: Fed, args: Mapping[str, Any], inputs_mask: Tensor | None = None) -> ModelOutputs:
         """``members`` holds what each teacher gave."""
         number = len(self.teachers)
-        given = (teacher(fed.for_teacher(i, number), args) for i, teacher in enumerate(self.teachers))
+        given = (teacher(fed.for_teacher(i, number), args, inputs_mask) for i, teacher in enumerate(self.teachers))
         return ModelOutputs(members=tuple(given))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,10 +14,20 @@ from ..adaptors import AdaptedModel
 from ..configs import IntermediateMatch
 from ..errors import DataError, MatchError
 from ..feeding import ABSENT, Fed
-from ..types import FEATURES, ModelOutputs
+from ..types import FEATURES, Batch, ModelOutputs
 
-TeacherSource: TypeAlias = Callable[[Fed, Mapping[str, Any]], ModelOutputs]
-"""``(fed, args) -> ModelOutputs``: one live model, an ensemble, or a cache in front of either."""
+
+class TeacherSource(Protocol):
+    """One live model, an ensemble, or a cache in front of either."""
+
+    def __call__(self, fed: Fed, args: Mapping[str, Any], inputs_mask: Tensor | None = None, /) -> ModelOutputs:
+        """What the teacher knows of a batch.
+
+        Args:
+            fed: the parts of the batch.
+            args: extra keywords of the forward pass.
+            inputs_mask: the student's, which tells whether padding is read.
+        """
 
 
 class LiveTeacher:
@@ -42,21 +52,27 @@ class LiveTeacher:
         self.matches = list(matches)
         self.label_map = label_map
 
-    def __call__(self, fed: Fed, args: Mapping[str, Any]) -> ModelOutputs:
+    def __call__(self, fed: Fed, args: Mapping[str, Any], inputs_mask: Tensor | None = None) -> ModelOutputs:
         """The teacher's outputs for its part of the batch.
 
         Raises:
             DataError: the batch has neither a teacher's part nor ready outputs.
         """
+        if fed.teacher_cache is not ABSENT:
+            with torch.no_grad(), self.precision():
+                return self.read(self.adapted.adapt(fed.teacher, fed.teacher_cache))
+        if fed.teacher is None:
+            raise DataError("the batch has 'student' but neither 'teacher' nor 'teacher_cache'")
+        return self.read(self.raw(fed.teacher, args))
+
+    def raw(self, batch: Batch, args: Mapping[str, Any]) -> ModelOutputs:
+        """What the adaptor makes of the model's outputs, in the model's own order of classes."""
         # no_grad, not inference_mode: the objective saves these tensors for its backward.
         with torch.no_grad(), self.precision():
-            if fed.teacher_cache is not ABSENT:
-                return self._read(self.adapted.adapt(fed.teacher, fed.teacher_cache))
-            if fed.teacher is None:
-                raise DataError("the batch has 'student' but neither 'teacher' nor 'teacher_cache'")
-            return self._read(self.adapted(fed.teacher, args))
+            return self.adapted(batch, args)
 
-    def _read(self, outputs: ModelOutputs) -> ModelOutputs:
+    def read(self, outputs: ModelOutputs) -> ModelOutputs:
+        """What the terms read of outputs, in the student's order of classes."""
         kept: dict[str, Any] = {}
         for feature in FEATURES:
             layers = getattr(outputs, feature)

@@ -1,4 +1,4 @@
-"""Several processes as one: which batches each takes, what they tell each other, and how gradients become one.
+"""Several processes as one: which batches each takes, and what they tell each other.
 
 The optimiser step of W processes with A accumulated batches is that of one process with W · A: the k-th batch of a step
 goes to process k mod W, every mean is over all of them, and the gradients of the processes are averaged.
@@ -6,26 +6,20 @@ goes to process k mod W, every mean is over all of them, and the gradients of th
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from ..configs import TrainingConfig
-from ..errors import ConfigError, Problem, UnsupportedError
-from ..feeding import length_of, require_batches
-from ..types import LossReport
+from .configs import TrainingConfig
+from .errors import ConfigError, Problem
+from .feeding import length_of, require_batches
 
 V = TypeVar("V")
 
@@ -51,17 +45,31 @@ class Ranks:
     group: Any = None
 
     @classmethod
-    def of(cls, config: TrainingConfig) -> Ranks:
+    def here(cls, cpu: bool = False) -> Ranks:
         """Those that ``torchrun`` or ``accelerate launch`` started, or the script itself.
+
+        Args:
+            cpu: the run is on the CPU, whatever devices there are.
+        """
+        from accelerate import PartialState
+
+        # Without a device of its own the processes talk over gloo; told so before the group is made.
+        PartialState(cpu=True) if cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else PartialState()
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return cls()
+        return cls(dist.get_world_size(), dist.get_rank(), _talking_group())
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> Ranks:
+        """:meth:`here`, for a run.
 
         Raises:
             ConfigError: ``local_rank`` is not this process's.
         """
         from accelerate import PartialState
 
-        # Without a device of its own the processes talk over gloo; told so before the group is made.
-        on_cpu = config.device != "auto" and torch.device(config.device).type == "cpu"
-        state = PartialState(cpu=True) if on_cpu and _started_together() else PartialState()
+        ranks = cls.here(cpu=config.device != "auto" and torch.device(config.device).type == "cpu")
+        state = PartialState()
         if config.local_rank not in (-1, state.local_process_index):
             problem = Problem(
                 "local_rank",
@@ -72,9 +80,7 @@ class Ranks:
                 else "leave it out",
             )
             raise ConfigError("TrainingConfig", [problem])
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-            return cls()
-        return cls(dist.get_world_size(), dist.get_rank(), _talking_group())
+        return ranks
 
     def gather(self, value: V) -> list[V]:
         """The value of every process, in their order."""
@@ -111,10 +117,6 @@ class Ranks:
             spares: end an epoch with a :class:`Spare` where the other processes have one more batch.
         """
         return loader if self.number == 1 else _Part(loader, self, endless, spares)
-
-
-def _started_together() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _talking_group() -> Any:
@@ -236,63 +238,3 @@ def _like(loader: DataLoader[Any], batches: Sequence[Any]) -> Iterator[Any]:
     # Its seed for workers comes from a copy of the random state, which then is as it would be without processes.
     with torch.random.fork_rng(devices=[]):
         return iter(same)
-
-
-class ReplicatedStep:
-    """A step whose gradients are averaged over the processes by PyTorch's ``DistributedDataParallel``.
-
-    What is replicated is the whole step from batch to loss, so that whichever parameters a loss leaves out are known,
-    and projections are averaged with the student. Teachers are no part of it.
-
-    Args:
-        step: of this process.
-        trained: the student and the projections.
-        ranks: the processes.
-
-    Raises:
-        UnsupportedError: a projection takes its widths from the first batch.
-    """
-
-    def __init__(self, step: Any, trained: Sequence[nn.Module], ranks: Ranks) -> None:
-        parameters = itertools.chain.from_iterable(module.parameters() for module in trained)
-        if any(isinstance(parameter, UninitializedParameter) for parameter in parameters):
-            raise UnsupportedError(
-                "proj='auto' takes its widths from the first batch, and several processes must know them before; "
-                "write proj=['linear', student width, teacher width]"
-            )
-        self.step = step
-        self.ranks = ranks
-        # PyTorch 2.13 gave the option that keeps buffers a process's own a new name.
-        options = inspect.signature(DistributedDataParallel).parameters
-        name = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
-        own_buffers: dict[str, Any] = {name: False}
-        # Poolers, heads of other tasks and layers above the last matched one get no gradient: that is looked for.
-        self.replica = DistributedDataParallel(_Whole(step, trained), find_unused_parameters=True, **own_buffers)
-        self._left = 0
-
-    def __call__(self, batch: Any, share: Any) -> LossReport:
-        self._left -= 1
-        spare = isinstance(batch, Spare)
-        # The gradients of accumulated batches travel once, with the last of them.
-        with self.replica.no_sync() if self._left else nullcontext():
-            report: LossReport = self.replica(batch.batch if spare else batch, share)
-        return replace(report, total=report.total * (0 if spare else self.ranks.number))
-
-    def share(self, window: list[Any]) -> Any:
-        self._left = len(window)
-        return self.step.share([batch for batch in window if not isinstance(batch, Spare)])
-
-    def advance(self, progress: float) -> None:
-        self.step.advance(progress)
-
-
-class _Whole(nn.Module):
-    """A step as a module, whose parameters are all that it trains."""
-
-    def __init__(self, step: Callable[..., LossReport], trained: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.step = step
-        self.trained = nn.ModuleList(trained)
-
-    def forward(self, batch: Any, share: Any) -> LossReport:
-        return self.step(batch, share)

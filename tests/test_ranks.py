@@ -14,7 +14,8 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from textbrewer.engine.ranks import Ranks, ReplicatedStep, Spare, is_divided
+from textbrewer.engine.replicas import ReplicatedStep
+from textbrewer.ranks import Ranks, Spare, is_divided
 from textbrewer.errors import DataError, UnsupportedError
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     ["presets"],
     ["matches"],
     ["configs"],
-    ["feeding", "ranks", "matching", "adaptors", "data_utils", "students"],
+    ["batching", "feeding", "ranks", "matching", "adaptors", "data_utils", "students"],
     ["teachers", "objective"],
     ["engine"],
     ["distillers"],

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .errors import AdaptorError
 from .feeding import accepts, call, named_inputs
 from .matching.capture import Capture
+from .matching.layers import hidden_states_until
 from .types import Adaptor, Batch, ModelOutputs
 
 logger = logging.getLogger("textbrewer")
@@ -172,6 +173,8 @@ class AdaptedModel:
         features: the intermediate features some term reads.
         teacher: whether the model is a teacher.
         paths: submodules whose outputs some term reads, as :func:`~textbrewer.matching.modules_at` gives them.
+        deepest: the last hidden state that is needed, where nothing else of the outputs is: the forward pass stops
+            there. None runs the whole model.
     """
 
     def __init__(
@@ -183,9 +186,11 @@ class AdaptedModel:
         features: frozenset[str] = frozenset(),
         teacher: bool = False,
         paths: frozenset[str] = frozenset(),
+        deepest: int | None = None,
     ) -> None:
         self.model = model
         self.name = name
+        self.deepest = deepest
         self.capture = Capture(model, paths)
         self.ready_adaptor = TransformersAdaptor(model, features, teacher=teacher) if adaptor is None else None
         self.adaptor: Any = self.ready_adaptor or adaptor
@@ -198,6 +203,9 @@ class AdaptedModel:
         """Run the model (or ``forward`` in its place) and adapt what it gives."""
         runner = self.model if forward is None else forward
         keywords = args if self.ready_adaptor is None else {**self.ready_adaptor.request(), **args}
+        if self.deepest is not None:
+            states = hidden_states_until(self.model, self.deepest, lambda: call(runner, self.fed(batch), keywords))
+            return self.adapt(batch, {"hidden_states": states})
         with self.capture.recording() as modules:
             outputs = call(runner, self.fed(batch), keywords)
         return replace(self.adapt(batch, outputs), modules=modules)

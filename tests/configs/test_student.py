@@ -1,4 +1,4 @@
-"""StudentConfig: sizes and first weights, checked."""
+"""Students' sizes, first weights and heads, checked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from textbrewer import StudentConfig
+from textbrewer import BiGRUConfig, HeadConfig, StudentConfig
 from textbrewer.errors import ConfigError
 
 DEFAULTS = {
@@ -15,6 +15,9 @@ DEFAULTS = {
     "intermediate_size": None,
     "layers": "evenly",
     "init": "teacher",
+    "family": None,
+    "embedding_size": None,
+    "freeze_embeddings": False,
 }
 OTHERS = {
     "num_layers": 3,
@@ -23,6 +26,9 @@ OTHERS = {
     "intermediate_size": 1536,
     "layers": [0, 4, 8],
     "init": "random",
+    "family": "electra",
+    "embedding_size": 128,
+    "freeze_embeddings": True,
 }
 
 
@@ -60,6 +66,8 @@ def test_layers_by_name_or_number(layers):
         ("intermediate_size", "wide", "a valid integer, unable to parse string as an integer", ""),
         ("layers", "lst", "one of 'first', 'evenly', 'last'", "did you mean 'last'?"),
         ("init", 3, "a valid string", ""),
+        ("family", 3, "a valid string", ""),
+        ("embedding_size", 0, "greater than or equal to 1", ""),
     ],
 )
 def test_bad_values_are_refused_at_the_start_and_later(name, value, expected, hint):
@@ -109,3 +117,59 @@ def test_an_empty_file_lacks_the_number_of_layers(tmp_path):
 def test_printing_lists_every_setting_on_a_line():
     values = {"num_layers": 2} | DEFAULTS
     assert str(StudentConfig(2)) == "".join(f"{name} : {value}\n" for name, value in values.items())
+
+
+@pytest.mark.parametrize(
+    ("values", "path", "expected", "got", "hint"),
+    [
+        (
+            {"task": "text_classification"},
+            "task",
+            "one of 'text-classification', 'token-classification', 'question-answering'",
+            "'text_classification'",
+            "did you mean 'text-classification'?",
+        ),
+        (
+            {"problem_type": "regresion"},
+            "problem_type",
+            "one of 'regression', 'single_label_classification', 'multi_label_classification'",
+            "'regresion'",
+            "did you mean 'regression'?",
+        ),
+        ({"pooling": "mean"}, "pooling", "one of 'first', 'max'", "'mean'", ""),
+        ({"num_labels": 0}, "num_labels", "greater than or equal to 1", "0", ""),
+        ({"dropout": 1}, "dropout", "less than 1", "1", ""),
+        (
+            {"labels": ["a"]},
+            "(the whole config)",
+            "as many labels as num_labels",
+            "'1 name, num_labels=2'",
+            "",
+        ),
+        (
+            {"task": "question-answering", "num_labels": 3},
+            "(the whole config)",
+            "num_labels=2 for question-answering: start and end",
+            "3",
+            "",
+        ),
+    ],
+)
+def test_heads_that_cannot_be(values, path, expected, got, hint):
+    for build in (lambda: HeadConfig(**values), lambda: HeadConfig.from_dict(values)):
+        found = problems_of(build)
+        assert [(p.path, p.expected, p.got, p.hint) for p in found] == [(path, expected, got, hint)]
+
+
+def test_labels_by_number():
+    head = HeadConfig(num_labels=2, labels=["no", "yes"])
+    assert head.id2label == BiGRUConfig(10, head=head).id2label == {0: "no", 1: "yes"}
+    assert HeadConfig().id2label is BiGRUConfig(10).id2label is None
+
+
+def test_a_recurrent_config_is_read_with_its_head():
+    config = BiGRUConfig(10, hidden_size=6, embedding_size=4, head=HeadConfig("token-classification", 3))
+    values = {"vocab_size": 10, "hidden_size": 6, "embedding_size": 4}
+    assert BiGRUConfig.from_dict({**values, "head": {"task": "token-classification", "num_labels": 3}}) == config
+    paths = {p.path for p in problems_of(BiGRUConfig.from_dict, {"head": {"num_labels": 0}, "num_layers": 0})}
+    assert paths == {"vocab_size", "num_layers", "head.num_labels"}

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from ._base import Config, config_class, reject
 
 Precision = Literal["fp32", "fp16", "bf16"]
+TeacherPrecision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 def _device_name(value: Any) -> Any:
@@ -53,6 +54,9 @@ class TrainingConfig(Config):
         log_every: optimiser steps between reads of the losses from the device (for the progress bar,
             TensorBoard and the check for NaN). On a CPU the check is made at every step.
         progress_bar: show a progress bar on the main process.
+        teacher_precision: what teachers compute in: ``"fp32"``, ``"fp16"``, ``"bf16"``, or ``"int8"`` (a copy whose
+            linear layers are quantised dynamically, on the CPU). None follows ``precision``.
+        compile_models: run student and teachers through ``torch.compile``.
 
     Raises:
         ConfigError: with every problem at once.
@@ -76,6 +80,8 @@ class TrainingConfig(Config):
     keep_last_accumulation: bool = False
     log_every: Annotated[int, Field(ge=1)] = 10
     progress_bar: bool = True
+    teacher_precision: TeacherPrecision | None = None
+    compile_models: bool = False
 
     @model_validator(mode="after")
     def _precisions_agree(self) -> Self:

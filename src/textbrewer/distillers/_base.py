@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..adaptors import AdaptedModel
+from ..batching import trimmed
 from ..configs import TrainingConfig
 from ..engine import Engine, Schedule
 from ..engine.devices import Placement
@@ -58,6 +59,7 @@ class DistillationStep:
         forward: what to call in the student's place.
         args: extra keywords of every forward pass.
         student_args: extra keywords of the student's alone.
+        trims: cut batches that go to both sides to their longest row.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class DistillationStep:
         forward: nn.Module,
         args: Mapping[str, Any],
         student_args: Mapping[str, Any] | None = None,
+        trims: bool = False,
     ) -> None:
         self.student = student
+        self.trims = trims
         self.source = source
         self.objective = objective
         self.placement = placement
@@ -80,7 +84,10 @@ class DistillationStep:
         self._said_uncounted = False
 
     def __call__(self, batch: Batch, share: Share) -> LossReport:
-        fed = sides(batch).on(self.placement.device)
+        given = sides(batch)
+        if self.trims and given.teacher is given.student:
+            given = sides(trimmed(batch))
+        fed = given.on(self.placement.device)
         with self.placement.autocast():
             of_student = self.student(fed.student, self.student_args, self.forward)
         of_teacher = None if self.source is None else self.source(fed, self.args, of_student.inputs_mask)

@@ -12,6 +12,7 @@ from ..adaptors import AdaptedModel
 from ..configs import DistillationConfig, EnsembleConfig, IntermediateMatch
 from ..errors import ConfigError, Problem, UnsupportedError
 from ..matching import Projections, path_of
+from ..matching.layers import layer_list
 from ..objective import FeatureMatch, HardLabels, Objective, SoftLabels, Term
 from ..teachers import CachedTeacher, EnsembleTeacher, LiveTeacher, Reads, TeacherCache, TeacherSource
 from ..types import Adaptor
@@ -127,29 +128,35 @@ class Lesson:
         hard = HardLabels(self.config.hard_label_weight, self.config.hard_label_weight_scheduler)
         objective = Objective([SoftLabels(self.config, self.ensemble), *self._feature_terms(), hard])
         forward = run.placement.forward_of(student, data_parallel)
-        if forward is not student and paths_S:
+        if isinstance(forward, nn.DataParallel) and paths_S:
             raise UnsupportedError("data_parallel and matches of modules by path do not go together: match layers")
         source: TeacherSource = sources[0] if len(sources) == 1 else EnsembleTeacher(sources)
-        return DistillationStep(of_student, source, objective, run.placement, forward, run.args, student_args)
+        # A user's adaptor sees batches as the loader gave them.
+        trims = of_student.ready_adaptor is not None and not any(self.adaptors_T)
+        return DistillationStep(of_student, source, objective, run.placement, forward, run.args, student_args, trims)
 
     def _source(self, index: int, student: nn.Module, run: Run, cache: TeacherCache | None) -> TeacherSource:
         own = [match for match in self.matches if match.teacher == index]
+        reads = self._reads(own)
+        teacher = run.placement.teacher(self.teachers[index])
         adapted = AdaptedModel(
-            self.teachers[index],
+            teacher,
             self.adaptors_T[index],
             name="adaptor_T" if len(self.teachers) == 1 else f"adaptor_T[{index}]",
             features=_features(own, "T"),
             teacher=True,
             paths=_paths(match.layer_T for match in own),
+            deepest=None if self.adaptors_T[index] else deepest_read(teacher, reads),
         )
         run.running.enter_context(adapted.ready())
         maps = self.ensemble.label_maps
         label_map = resolved_label_map(self.teachers[index], student, maps[index] if maps else None, index)
-        live = LiveTeacher(adapted, run.placement.autocast, own, label_map)
+        forward = run.placement.forward_of(teacher) if adapted.deepest is None else None
+        live = LiveTeacher(adapted, run.placement.teacher_autocast, own, label_map, forward)
         if cache is None:
             return live
-        namespace = cache.namespace(adapted, run.placement.precision)
-        return CachedTeacher(live, namespace, self._reads(own), run.rows)
+        namespace = cache.namespace(self.teachers[index], adapted, run.placement.teacher_precision)
+        return CachedTeacher(live, namespace, reads, run.rows)
 
     def _reads(self, matches: list[IntermediateMatch]) -> Reads:
         custom = [self.matches[place] for place in self.custom]
@@ -165,6 +172,21 @@ class Lesson:
         for place, (match, module) in enumerate(zip(self.matches, self.projections.for_match, strict=True)):
             terms.append(FeatureMatch(match, self.functions.get(place, module), both_masks=place in self.custom))
         return terms
+
+
+def deepest_read(teacher: Any, reads: Reads) -> int | None:
+    """The last hidden state that is read, where nothing else is and it is not the teacher's last; else None."""
+    hidden = reads.layers.get("hidden", ())
+    if reads.logits or reads.labels or reads.modules or reads.layers.get("attention") or not hidden:
+        return None
+    path = layer_list(teacher)
+    if path is None:
+        return None
+    number: int = teacher.config.num_hidden_layers + 1
+    if any(not -number <= layer < number for layer in hidden):
+        return None  # the match says what is wrong with it
+    deepest = max(layer % number for layer in hidden)
+    return deepest if deepest < number - 1 else None
 
 
 def resolved_label_map(teacher: nn.Module, student: nn.Module, given: Any, index: int) -> list[int] | None:

@@ -8,6 +8,7 @@ precision. ``torch.autocast`` around the forward passes does the same work and l
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -21,6 +22,8 @@ from ..ranks import Ranks
 from .replicas import ReplicatedStep
 
 logger = logging.getLogger("textbrewer")
+
+_AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Placement:
@@ -41,13 +44,41 @@ class Placement:
         self.is_main = self.ranks.index == 0
         self.device = _device(config, student, PartialState().device)
         self.precision = _precision(config)
-        self.dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
+        self.dtype = _AUTOCAST.get(self.precision)
+        self.teacher_precision = config.teacher_precision or self.precision
+        self.compiles = config.compile_models
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of every forward pass."""
-        if self.dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+        """The context of every forward pass of the student."""
+        return self._in_precision(self.precision)
+
+    def teacher_autocast(self) -> AbstractContextManager[Any]:
+        """The context of every forward pass of a teacher."""
+        return self._in_precision(self.teacher_precision)
+
+    def _in_precision(self, precision: str) -> AbstractContextManager[Any]:
+        dtype = _AUTOCAST.get(precision)
+        if dtype is not None:
+            return torch.autocast(self.device.type, dtype=dtype)
+        # A teacher in float32 beside a student in less must leave autocast, not only not enter it.
+        return torch.autocast(self.device.type, enabled=False) if self.dtype is not None else nullcontext()
+
+    def teacher(self, model: nn.Module) -> nn.Module:
+        """The model that computes in a teacher's place: a quantised copy for ``int8``.
+
+        Raises:
+            ConfigError: ``int8`` on another device than the CPU.
+        """
+        if self.teacher_precision != "int8":
+            return model
+        if self.device.type != "cpu":
+            problem = Problem("teacher_precision", "'fp16' or 'bf16' on an accelerator", "'int8'", "use 'bf16'")
+            raise ConfigError("TrainingConfig", [problem])
+        with warnings.catch_warnings():
+            # PyTorch moves its quantisation to another package; this one stays for as long as it is in PyTorch.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            quantize: Callable[..., nn.Module] = torch.ao.quantization.quantize_dynamic
+            return quantize(model, {nn.Linear}, dtype=torch.qint8)
 
     def scaler(self) -> torch.amp.GradScaler:
         """The gradient scaler of float16; one that does nothing otherwise."""
@@ -57,8 +88,14 @@ class Placement:
         """The step with its gradients averaged over the processes, where there are several."""
         return step if self.ranks.number == 1 else ReplicatedStep(step, trained, self.ranks)
 
-    def forward_of(self, model: nn.Module, data_parallel: bool) -> nn.Module:
-        """What to call in the model's place: all GPUs of this process if asked and there are several."""
+    def forward_of(self, model: nn.Module, data_parallel: bool = False) -> nn.Module:
+        """What to call in the model's place: compiled if asked, on all GPUs of this process if there are several."""
+        if self.compiles:
+            compiled: Any = torch.compile(model)
+            return self._on_all_gpus(compiled, data_parallel)
+        return self._on_all_gpus(model, data_parallel)
+
+    def _on_all_gpus(self, model: nn.Module, data_parallel: bool) -> nn.Module:
         if data_parallel and self.ranks.number == 1 and self.device.type == "cuda" and torch.cuda.device_count() > 1:
             return nn.DataParallel(model)
         return model

@@ -13,12 +13,35 @@ import torch
 from torch import nn
 
 from ..configs import StudentConfig
-from ..errors import StudentError, count_of
+from ..errors import StudentError, UnknownNameError, count_of, did_you_mean
+from . import bigru
 from .presets import preset
 
 logger = logging.getLogger("textbrewer")
 
 _FEED_FORWARD = ("intermediate_size", "hidden_dim")
+_HEADS = (
+    "Model",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForMaskedLM",
+)
+"""Ends of the names of classes that do the same in every family."""
+_SHARED = (
+    "vocab_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "cls_token_id",
+    "sep_token_id",
+    "id2label",
+    "label2id",
+    "problem_type",
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +95,11 @@ def build_student_with_report(
     are copied from the teacher. A student of another width starts with random weights. Labels and the other settings
     of the teacher's config are kept; the teacher is not changed. The student is returned in eval mode.
 
+    With ``family`` the student is of the class with the teacher's head in another family of Transformers, and its
+    weights are random: ``"ELECTRA-small"`` of a ``BertForTokenClassification`` is an ``ElectraForTokenClassification``
+    with the teacher's vocabulary and labels. With ``family="bigru"`` it is a :class:`~textbrewer.BiGRUStudent`, or its
+    encoder alone where the teacher has no head; the token embeddings are the teacher's.
+
     Args:
         teacher: a Transformers encoder, with or without a head.
         config: the student's size, or the name of a preset.
@@ -79,8 +107,8 @@ def build_student_with_report(
         seed: makes random weights repeatable, and leaves the global random state alone.
 
     Raises:
-        StudentError: the teacher has no layers to choose from, or the sizes do not fit.
-        UnknownNameError: there is no such preset.
+        StudentError: the teacher has no layers to choose from, the sizes do not fit, or the family lacks the head.
+        UnknownNameError: there is no such preset or family.
     """
     wanted = preset(config) if isinstance(config, str) else config
     source = init or wanted.init
@@ -89,23 +117,39 @@ def build_student_with_report(
             f"build_student: expected a Transformers encoder, got {type(teacher).__name__} without a config that has "
             "num_hidden_layers; build other students yourself: any nn.Module can be distilled"
         )
-    prefix = _layer_list(teacher)
-    given: Any = teacher.config
-    narrower = wanted.hidden_size not in (None, given.hidden_size)
-    copying = source == "teacher" and not narrower
-    chosen = _chosen_layers(wanted, given.num_hidden_layers, required=copying)
-    sized = _sized_config(teacher, wanted, chosen)
-    with _seeded(seed):
-        if source in ("teacher", "random"):
-            student = type(teacher)(sized)
+    chosen: list[int] = []
+    with seeded(seed):
+        if wanted.family == "bigru":
+            student, copied = bigru.student_of(teacher, wanted, source)
         else:
-            student = _from_checkpoint(type(teacher), source, sized)
-    student = student.to(next(teacher.parameters()).dtype).eval()
-    copied = _copy_weights(teacher, student, prefix, chosen) if copying else {}
+            student, copied, chosen = _encoder_of(teacher, wanted, source)
+    if wanted.freeze_embeddings:
+        student.get_input_embeddings().requires_grad_(False)
     fresh = [name for name in student.state_dict() if name not in copied]
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (teacher, student)]
-    label = "random" if source == "teacher" and not copying else source
-    return student, StudentReport(copied, fresh, chosen if copying else [], counts[0], counts[1], label)
+    label = "random" if source == "teacher" and not copied else source
+    return student.eval(), StudentReport(copied, fresh, chosen, counts[0], counts[1], label)
+
+
+def _encoder_of(teacher: Any, wanted: StudentConfig, source: str) -> tuple[Any, dict[str, str], list[int]]:
+    """A Transformers student, what of it was copied, and the teacher layers that its layers start from."""
+    given = teacher.config
+    same_family = _same_family(given, wanted)
+    narrower = wanted.hidden_size not in (None, given.hidden_size)
+    copying = source == "teacher" and same_family and not narrower
+    prefix = _layer_list(teacher) if same_family else ""
+    chosen = _chosen_layers(wanted, given.num_hidden_layers, required=copying)
+    sized = _sized_config(teacher, wanted, chosen)
+    model_class = type(teacher) if same_family else _counterpart(teacher, sized)
+    student = model_class(sized) if source in ("teacher", "random") else _from_checkpoint(model_class, source, sized)
+    student = student.to(next(teacher.parameters()).dtype)
+    if not copying:
+        return student, {}, []
+    return student, _copy_weights(teacher, student, prefix, chosen), chosen
+
+
+def _same_family(given: Any, wanted: StudentConfig) -> bool:
+    return wanted.family is None or wanted.family == getattr(given, "model_type", None)
 
 
 def _layer_list(teacher: Any) -> str:
@@ -146,10 +190,13 @@ def _chosen_layers(wanted: StudentConfig, teacher_layers: int, required: bool) -
 
 def _sized_config(teacher: Any, wanted: StudentConfig, chosen: list[int]) -> Any:
     given = teacher.config
-    config = copy.deepcopy(given)
+    same_family = _same_family(given, wanted)
+    config = copy.deepcopy(given) if same_family else _config_of_family(given, wanted)
     width = wanted.hidden_size or given.hidden_size
     config.num_hidden_layers = wanted.num_layers
     config.hidden_size = width
+    if hasattr(config, "pooler_hidden_size"):  # of DeBERTa, which takes it from the width once
+        config.pooler_hidden_size = width
     heads = wanted.num_attention_heads
     if heads is None:
         head_width = given.hidden_size // given.num_attention_heads
@@ -160,18 +207,63 @@ def _sized_config(teacher: Any, wanted: StudentConfig, chosen: list[int]) -> Any
             "give a number of heads that divides it"
         )
     config.num_attention_heads = heads
-    for name in _FEED_FORWARD:
-        if hasattr(given, name):
-            narrowed = round(getattr(given, name) * width / given.hidden_size)
-            setattr(config, name, wanted.intermediate_size or narrowed)
-            break
-    if getattr(given, "layer_types", None):
+    theirs, mine = (next((n for n in _FEED_FORWARD if hasattr(c, n)), None) for c in (given, config))
+    if theirs and mine:
+        narrowed = round(getattr(given, theirs) * width / given.hidden_size)
+        setattr(config, mine, wanted.intermediate_size or narrowed)
+    if same_family and getattr(given, "layer_types", None):
         config.layer_types = [given.layer_types[i] for i in chosen]
+    if wanted.embedding_size:
+        if not hasattr(config, "embedding_size"):
+            raise StudentError(
+                f"build_student: embedding_size={wanted.embedding_size}, but the embeddings of {config.model_type} are "
+                "as wide as its hidden states; leave it out, or choose a family='electra'"
+            )
+        config.embedding_size = wanted.embedding_size
     return config
 
 
+def _config_of_family(given: Any, wanted: StudentConfig) -> Any:
+    """A config of another family, with what a model must share with its teacher to read and answer the same."""
+    from transformers import CONFIG_MAPPING
+
+    family = str(wanted.family)
+    if family not in CONFIG_MAPPING:
+        what = f"family={family!r} is neither 'bigru' nor a model type of Transformers"
+        hint = did_you_mean(family, [*CONFIG_MAPPING, "bigru"])
+        raise UnknownNameError(f"build_student: {what}; {hint}".removesuffix("; "))
+    # The number of layers at once, since some families derive other settings from it.
+    config_class: Any = CONFIG_MAPPING[family]
+    config = config_class(num_hidden_layers=wanted.num_layers)
+    for name in _SHARED:
+        if hasattr(given, name) and hasattr(config, name):
+            setattr(config, name, getattr(given, name))
+    return config
+
+
+def _counterpart(teacher: Any, config: Any) -> Any:
+    """The class with the teacher's head in the family of ``config``.
+
+    Raises:
+        StudentError: the family has none, or the head does not mean the same in every family.
+    """
+    import transformers
+
+    original = next((c for c in type(teacher).__mro__ if c.__module__.startswith("transformers.")), type(teacher))
+    families = [type(c).__name__.removesuffix("Config") for c in (teacher.config, config)]
+    head = original.__name__.removeprefix(families[0])
+    found = getattr(transformers, families[1] + head, None) if head in _HEADS else None
+    if found is None:
+        raise StudentError(
+            f"build_student: {families[1]} has no head like that of {original.__name__}; "
+            "leave family out for a student of the teacher's own family"
+        )
+    return found
+
+
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
+    """Random numbers of a seed, and the global random state as it was at the end; None changes nothing."""
     if seed is None:
         yield
         return

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adaptors import AdaptedModel
 from ..configs import IntermediateMatch
@@ -38,6 +38,7 @@ class LiveTeacher:
         precision: makes the context of the forward pass, e.g. autocast.
         matches: what is read of its layers; the others are let go at once.
         label_map: the teacher's class for each class of the student, or None for the same classes.
+        forward: what to call in the model's place, such as the compiled model.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class LiveTeacher:
         precision: Callable[[], AbstractContextManager[Any]],
         matches: Iterable[IntermediateMatch] = (),
         label_map: Sequence[int] | None = None,
+        forward: nn.Module | None = None,
     ) -> None:
         self.adapted = adapted
         self.precision = precision
         self.matches = list(matches)
         self.label_map = label_map
+        self.forward = forward
 
     def __call__(self, fed: Fed, args: Mapping[str, Any], inputs_mask: Tensor | None = None) -> ModelOutputs:
         """The teacher's outputs for its part of the batch.
@@ -69,7 +72,7 @@ class LiveTeacher:
         """What the adaptor makes of the model's outputs, in the model's own order of classes."""
         # no_grad, not inference_mode: the objective saves these tensors for its backward.
         with torch.no_grad(), self.precision():
-            return self.adapted(batch, args)
+            return self.adapted(batch, args, self.forward)
 
     def read(self, outputs: ModelOutputs) -> ModelOutputs:
         """What the terms read of outputs, in the student's order of classes."""

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from textbrewer import DistillationConfig, matches
 from textbrewer.errors import ConfigError, UnknownNameError
-from textbrewer.presets import MATCH_LOSS_MAP, PAIRED_MATCH_LOSSES
+from textbrewer.losses import RelationLoss
+from textbrewer.presets import ANY_WIDTH_MATCH_LOSSES, MATCH_LOSS_MAP, PAIRED_MATCH_LOSSES
 
 RULES = {
     "uniform": (matches.uniform, lambda i, T, S: round(i * T / S)),
@@ -84,7 +85,7 @@ def test_losses_of_two_layers_get_the_same_one_twice(loss):
 def test_projections_where_a_loss_needs_equal_widths(loss):
     features = {"hidden": loss, "attention": None}
     found = matches.uniform(12, 3, features, teacher_width=768, student_width=312)
-    proj = None if loss in ("mmd", "nst", "mmd_valid") else ["linear", 312, 768]
+    proj = None if loss in ANY_WIDTH_MATCH_LOSSES else ["linear", 312, 768]
     assert [match.get("proj") for match in found] == [proj] * 4 + [None] * 3
     assert len(DistillationConfig(intermediate_matches=found).intermediate_matches) == 7
     equal = matches.uniform(12, 3, features, teacher_width=768, student_width=768)
@@ -210,6 +211,56 @@ def test_every_problem_at_once(name):
 )
 def test_one_problem(args, kwargs, path):
     assert list(problems_of(matches.uniform, *args, **kwargs)) == [path]
+
+
+def test_minilm_and_minilmv2_match_parts_of_one_layer():
+    attention, values = matches.minilm(heads=4, teacher_layer=7, weight=0.5)
+    assert (attention["layer_T"], attention["layer_S"]) == (["query:7", "key:7"], ["query:-1", "key:-1"])
+    assert (values["layer_T"], values["layer_S"]) == ("value:7", "value:-1")
+    assert [match["loss"] for match in (attention, values)] == [RelationLoss(4, "query_key_kl"), RelationLoss(4)]
+    second = matches.minilmv2(student_layer=2)
+    assert layers(second, "T") == ["query:-1", "key:-1", "value:-1"]
+    assert layers(second, "S") == ["query:2", "key:2", "value:2"]
+    assert {match["loss"] for match in second} == {RelationLoss(48)}
+    every = [attention, values, *second]
+    assert [match["weight"] for match in every] == [0.5, 0.5, 1, 1, 1]
+    assert len(DistillationConfig(intermediate_matches=every).intermediate_matches) == 5
+
+
+@settings(max_examples=20, deadline=None)
+@given(depths=DEPTHS)
+def test_tinybert_is_uniform_with_scores_for_maps(depths):
+    hidden, attention = (
+        matches.uniform(*depths, loss="hidden_mse_valid", weight=2),
+        matches.uniform(*depths, "attention"),
+    )
+    found = matches.tinybert(*depths, heads=3, weight=2)
+    assert found[: len(hidden)] == hidden
+    for match, maps in zip(found[len(hidden) :], attention, strict=True):
+        for side in ("layer_T", "layer_S"):
+            assert match[side] == [f"query:{maps[side]}", f"key:{maps[side]}"]
+        assert (match["loss"], match["weight"]) == (RelationLoss(3, "query_key_mse"), 2)
+
+
+@pytest.mark.parametrize("rule", [matches.minilm, matches.minilmv2])
+def test_every_problem_of_a_part_at_once(rule):
+    found = problems_of(rule, 0, "last", None, float("inf"))
+    assert list(found) == ["heads", "teacher_layer", "student_layer", "weight"]
+    assert (found["heads"].got, found["teacher_layer"].got) == ("0", "'last'")
+
+
+def test_problems_of_tinybert():
+    assert list(problems_of(matches.tinybert, 12, 4, heads=2.0)) == ["heads"]
+    assert list(problems_of(matches.tinybert, 4, 12, teacher_width=8)) == [
+        "student_layers",
+        "teacher_width, student_width",
+    ]
+
+
+@pytest.mark.parametrize("loss", ["vid", "gram"])
+def test_a_loss_for_one_pair_of_layers_is_not_for_many(loss):
+    found = problems_of(matches.many_to_many, 4, 2, loss=loss)
+    assert list(found) == ["loss of hidden"] and f"'{loss}'" not in found["loss of hidden"].expected
 
 
 def test_the_examples_in_the_docstrings():

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import Any, TypeAlias, TypedDict, TypeGuard, Unpack
 
 from .errors import ConfigError, Problem, UnknownNameError, did_you_mean, one_of
-from .losses import ManyToManyLoss
-from .presets import MATCH_LOSS_MAP, PAIRED_MATCH_LOSSES
+from .losses import ManyToManyLoss, RelationLoss
+from .presets import ANY_WIDTH_MATCH_LOSSES, MATCH_LOSS_MAP, PAIRED_MATCH_LOSSES
 
 Loss: TypeAlias = str | Callable[..., Any] | None
 Features: TypeAlias = str | Iterable[str] | Mapping[str, Loss]
@@ -43,7 +43,7 @@ def uniform(
             ``attention_mse``. Losses that take two layers a side get the same one twice.
         weight: of each match; by default 1.
         teacher_width: where it differs from ``student_width``, matches of hidden states get a linear projection, but
-            for ``mmd``, which compares positions. By default the widths are taken to be equal.
+            for losses that take any widths, such as ``mmd``. By default the widths are taken to be equal.
         student_width: goes with ``teacher_width``.
         embeddings: whether hidden states are matched at the embeddings too; by default they are.
 
@@ -131,8 +131,9 @@ def many_to_many(
     for feature in dict.fromkeys(match["feature"] for match in one_to_one):
         own = [match for match in one_to_one if match["feature"] == feature]
         given = own[-1]["loss"]
-        if given in PAIRED_MATCH_LOSSES:
-            singles = [name for name in MATCH_LOSS_MAP if name not in PAIRED_MATCH_LOSSES]
+        # Of one layer a side, and without parameters: one loss serves all pairs of layers here.
+        singles = [n for n, f in MATCH_LOSS_MAP.items() if n not in PAIRED_MATCH_LOSSES and not isinstance(f, type)]
+        if isinstance(given, str) and given not in singles:
             raise ConfigError("matches", [Problem(f"loss of {feature}", one_of(singles), repr(given))])
         name = given if isinstance(given, str) else getattr(given, "__name__", "custom")
         function = MATCH_LOSS_MAP[given] if isinstance(given, str) else given
@@ -145,6 +146,83 @@ def many_to_many(
         matches += [match for match in own if feature == "hidden" and match["layer_S"] == 0]
         matches.append({**own[-1], **every})
     return matches
+
+
+def tinybert(teacher_layers: int, student_layers: int, heads: int = 12, **more: Unpack[More]) -> Matches:
+    """Embeddings, hidden states and attention scores, evenly spread over the layers, as TinyBERT.
+
+    The scores are those before the softmax, computed from queries and keys (``query_key_mse``), so that no attention
+    map is asked for. For the other arguments see :func:`uniform`.
+
+    Args:
+        teacher_layers: ``T``, without the embeddings.
+        student_layers: ``S``, at most ``T``.
+        heads: attention heads, as many in the student as in the teacher.
+
+    Raises:
+        ConfigError: with every problem at once.
+
+    Source: TinyBERT, 1909.10351.
+
+    >>> written = tinybert(12, 4, teacher_width=768, student_width=312)
+    >>> written[1]["layer_T"], written[1]["proj"], written[-1]["layer_T"], written[-1]["loss"].__name__
+    (3, ['linear', 312, 768], ['query:11', 'key:11'], 'query_key_mse_12')
+    """
+    _require_sound(heads)
+    hidden = uniform(teacher_layers, student_layers, "hidden", "hidden_mse_valid", **more)
+    scores = uniform(teacher_layers, student_layers, "attention", weight=more.get("weight", 1.0))
+    loss = RelationLoss(heads, "query_key_mse")
+    return hidden + [_attention_match(["query", "key"], m["layer_T"], m["layer_S"], loss, m["weight"]) for m in scores]
+
+
+def minilm(heads: int = 12, teacher_layer: int = -1, student_layer: int = -1, weight: float = 1.0) -> Matches:
+    """The attention and the relations among values of one layer, as MiniLM.
+
+    Args:
+        heads: attention heads of both models, or any number that divides both widths.
+        teacher_layer: from 0, or from the end if below 0.
+        student_layer: the same for the student.
+        weight: of each match.
+
+    Raises:
+        ConfigError: with every problem at once.
+
+    Source: MiniLM, 2002.10957.
+
+    >>> [(match["layer_S"], match["loss"].__name__) for match in minilm()]
+    [(['query:-1', 'key:-1'], 'query_key_kl_12'), ('value:-1', 'relation_kl_12')]
+    """
+    _require_sound(heads, weight, teacher_layer=teacher_layer, student_layer=student_layer)
+    attention, values = RelationLoss(heads, "query_key_kl"), RelationLoss(heads)
+    return [
+        _attention_match(["query", "key"], teacher_layer, student_layer, attention, weight),
+        _attention_match(["value"], teacher_layer, student_layer, values, weight),
+    ]
+
+
+def minilmv2(heads: int = 48, teacher_layer: int = -1, student_layer: int = -1, weight: float = 1.0) -> Matches:
+    """The relations among queries, among keys and among values of one layer, as MiniLMv2.
+
+    Args:
+        heads: relation heads, any number that divides both widths; its authors take 48 for teachers of width 768 and
+            64 for 1024.
+        teacher_layer: from 0, or from the end if below 0. For a teacher of 24 layers its authors take one somewhat
+            below the last.
+        student_layer: the same for the student.
+        weight: of each match.
+
+    Raises:
+        ConfigError: with every problem at once.
+
+    Source: MiniLMv2, 2012.15828.
+
+    >>> [(match["layer_T"], match["layer_S"]) for match in minilmv2(64, teacher_layer=20)]
+    [('query:20', 'query:-1'), ('key:20', 'key:-1'), ('value:20', 'value:-1')]
+    """
+    _require_sound(heads, weight, teacher_layer=teacher_layer, student_layer=student_layer)
+    loss = RelationLoss(heads)
+    parts = ("query", "key", "value")
+    return [_attention_match([part], teacher_layer, student_layer, loss, weight) for part in parts]
 
 
 def named(name: str) -> Matches:
@@ -206,7 +284,7 @@ def _problems(T: int, S: int, losses: Mapping[str, Loss], more: More) -> list[Pr
     problems = [Problem(key, one_of(keys), "another key", did_you_mean(key, keys)) for key in more if key not in keys]
     widths = {key: more.get(key) for key in ("teacher_width", "student_width") if more.get(key) is not None}
     for key, number in {"teacher_layers": T, "student_layers": S, **widths}.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        if not _is_whole(number) or number < 1:
             problems.append(Problem(key, "a whole number above 0", repr(number)))
         elif key == "student_layers" and isinstance(T, int) and number > T > 0:
             problems.append(Problem(key, f"at most the teacher's {T}", str(number)))
@@ -214,8 +292,7 @@ def _problems(T: int, S: int, losses: Mapping[str, Loss], more: More) -> list[Pr
         problems += [Problem(key, "None, as attention maps have no width", repr(widths[key])) for key in widths]
     elif len(widths) == 1:
         problems.append(Problem("teacher_width, student_width", "both or neither", repr(widths)))
-    if not isinstance(weight := more.get("weight", 1.0), (int, float)) or not math.isfinite(weight):
-        problems.append(Problem("weight", "a finite number", repr(weight)))
+    problems += _weight_problems(more.get("weight", 1.0))
     if not losses:
         problems.append(Problem("features", one_of(_LOSSES), "none"))
     for feature, loss in losses.items():
@@ -238,9 +315,33 @@ def _matches(pairs: list[tuple[int, int]], losses: Mapping[str, Loss], **more: U
             indices = [layer if hidden else layer - 1 for layer in pair]
             layer_T, layer_S = ([i, i] if loss in PAIRED_MATCH_LOSSES else i for i in indices)
             matches.append({"layer_T": layer_T, "layer_S": layer_S, "feature": feature, "loss": loss, "weight": weight})
-            if hidden and width_T != width_S and loss not in ("mmd", "nst", "mmd_valid"):
+            if hidden and width_T != width_S and loss not in ANY_WIDTH_MATCH_LOSSES:
                 matches[-1]["proj"] = ["linear", width_S, width_T]
     return matches
+
+
+def _attention_match(parts: list[str], layer_T: int, layer_S: int, loss: RelationLoss, weight: float) -> dict[str, Any]:
+    """A match of parts of an attention layer, as :mod:`textbrewer.matching.attention_parts` finds them."""
+    layers = ([f"{part}:{layer}" for part in parts] for layer in (layer_T, layer_S))
+    of_T, of_S = (paths if len(paths) > 1 else paths[0] for paths in layers)
+    return {"layer_T": of_T, "layer_S": of_S, "feature": "attention", "loss": loss, "weight": weight}
+
+
+def _require_sound(heads: Any, weight: Any = 1.0, **layers: Any) -> None:
+    problems = [] if _is_whole(heads) and heads > 0 else [Problem("heads", "a whole number above 0", repr(heads))]
+    problems += [Problem(key, "a whole number", repr(layer)) for key, layer in layers.items() if not _is_whole(layer)]
+    problems += _weight_problems(weight)
+    if problems:
+        raise ConfigError("matches", problems)
+
+
+def _is_whole(number: object) -> TypeGuard[int]:
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
+def _weight_problems(weight: Any) -> list[Problem]:
+    finite = isinstance(weight, (int, float)) and math.isfinite(weight)
+    return [] if finite else [Problem("weight", "a finite number", repr(weight))]
 
 
 def __getattr__(name: str) -> Matches:

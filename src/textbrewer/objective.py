@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .configs import DistillationConfig, EnsembleConfig, IntermediateMatch
-from .errors import AdaptorError, MatchError
-from .losses import COUNT_UNITS, full_precision
+from .errors import AdaptorError, MatchError, UnsupportedError
+from .losses import dist_loss, full_precision, needs_labels, unit_of
 from .losses.ensemble import confidence_weights, label_loss_weights, mean_logits, mean_probabilities, normalised
 from .matching.features import features_of
 from .matching.projections import AutoProjection
@@ -104,12 +104,13 @@ class SoftLabels:
         labels = self._labels(index, student, members, mask)
         unit = "rows" if of_student.dim() < 3 else "selected" if mask is not None else "positions"
         if len(targets) == 1:
-            return self._against(rows, self._shifted(targets[0], labels), share, unit)
+            return self._against(rows, self._shifted(targets[0], labels), labels, share, unit)
         return self._against_several(rows, targets, labels, share, unit)
 
-    def _against(self, rows: Tensor, target: Tensor, share: Share, unit: str) -> Tensor:
+    def _against(self, rows: Tensor, target: Tensor, labels: Tensor | None, share: Share, unit: str) -> Tensor:
         arguments = (rows, target, self._tau(rows, target))
-        return _shared(self.loss, arguments, {}, share, unit, self.name)
+        keywords = {"labels": labels} if needs_labels(self.loss) else {}
+        return _shared(self.loss, arguments, keywords, share, unit, self.name)
 
     def _against_several(
         self, rows: Tensor, targets: list[Tensor], labels: Tensor | None, share: Share, unit: str
@@ -122,10 +123,13 @@ class SoftLabels:
         target = mean_logits(targets, weights)
         if how == "probabilities":
             target = mean_probabilities(targets, weights, self._tau(rows, target))
-        return self._against(rows, self._shifted(target, labels), share, unit)
+        return self._against(rows, self._shifted(target, labels), labels, share, unit)
 
     def _weighted_losses(self, rows: Tensor, targets: list[Tensor], weights: Tensor, share: Share) -> Tensor:
         """``Σ_t mean over rows of w_t KD(S, T_t)``; rows are taken one by one, since a loss gives their mean."""
+        if needs_labels(self.loss) or self.loss is dist_loss:
+            name = getattr(self.loss, "__name__", "this loss")
+            raise UnsupportedError(f"combine='losses' weighs rows one by one, and {name} cannot; use 'probabilities'")
         flat, total = rows.flatten(0, -2), torch.zeros((), dtype=rows.dtype, device=rows.device)
         for target, weight in zip(targets, weights, strict=True):
             tau = torch.as_tensor(self._tau(rows, target), dtype=rows.dtype, device=rows.device)
@@ -155,9 +159,12 @@ class SoftLabels:
     ) -> Tensor | None:
         given = next((side.labels for side in (student, *members) if side.labels), None)
         if given is None:
-            if self.probability_shift:
+            if self.probability_shift or needs_labels(self.loss):
+                what = (
+                    "probability_shift=True" if self.probability_shift else getattr(self.loss, "__name__", "the loss")
+                )
                 raise AdaptorError(
-                    f"{self.name}: probability_shift=True needs labels, and adaptor_S gave {list(student.given)}; "
+                    f"{self.name}: {what} needs labels, and adaptor_S gave {list(student.given)}; "
                     "add 'labels' to what it returns"
                 )
             return None
@@ -194,16 +201,21 @@ class FeatureMatch:
         match: what is matched, and how.
         projection: applied to the student's feature.
         both_masks: call the loss as ``f(S, T, mask_S, mask_T)``, as custom matches are, not as ``f(S, T, mask=...)``.
+        loss: the loss itself; None looks up the match's.
     """
 
     def __init__(
-        self, match: IntermediateMatch, projection: Callable[[Tensor], Tensor] | None = None, both_masks: bool = False
+        self,
+        match: IntermediateMatch,
+        projection: Callable[[Tensor], Tensor] | None = None,
+        both_masks: bool = False,
+        loss: Callable[..., Tensor] | None = None,
     ) -> None:
         self.match = match
         self.name = f"unweighted_{match.name}"
         self.weight = float(match.weight)
         self.schedule: Callable[[float], float] | None = None
-        self.loss = MATCH_LOSS_MAP[match.loss] if isinstance(match.loss, str) else match.loss
+        self.loss = loss or (MATCH_LOSS_MAP[match.loss] if isinstance(match.loss, str) else match.loss)
         self.projection = projection
         self.both_masks = both_masks
 
@@ -223,7 +235,7 @@ class FeatureMatch:
             return _shared(
                 self.loss, (*features, student.inputs_mask, teacher.inputs_mask), {}, share, "", self.match.name
             )
-        unit = COUNT_UNITS.get(self.loss, "")
+        unit = unit_of(self.loss)
         return _shared(self.loss, features, {"mask": student.inputs_mask}, share, unit, self.match.name)
 
     def _project(self, state: Tensor) -> Tensor:
@@ -281,7 +293,7 @@ class Objective:
 
     def per_element(self) -> bool:
         """Whether some term averages over the valid elements of the whole step, and so needs its counts."""
-        return any(getattr(term, "loss", None) in COUNT_UNITS for term in self.terms)
+        return any(unit_of(term.loss) for term in self.terms if isinstance(term, (SoftLabels, FeatureMatch)))
 
     def _say_off(self, term: Term, student: ModelOutputs, teacher: ModelOutputs | None) -> None:
         if term.name in self._said:
@@ -362,7 +374,7 @@ def _shared(
 ) -> Tensor:
     """A loss as this micro-batch's share of the step: by count of ``unit`` where it can be, else an equal part."""
     try:
-        if loss in COUNT_UNITS and unit in share.counts:
+        if unit_of(loss) and unit in share.counts:
             return loss(*arguments, **keywords, count=share.counts[unit])
         return loss(*arguments, **keywords) / share.micro_batches
     except MatchError as error:

@@ -34,8 +34,30 @@ class TemperatureTable(Table):
         return super().__getitem__(key)
 
 
-KD_LOSS_MAP = Table("kd_loss", {"ce": losses.kd_ce_loss, "mse": losses.kd_mse_loss, "kl": losses.kl_loss})
-"""Losses between logits: ``f(logits_S, logits_T, temperature)``."""
+KD_LOSS_MAP = Table(
+    "kd_loss",
+    {
+        "ce": losses.kd_ce_loss,
+        "mse": losses.kd_mse_loss,
+        "kl": losses.kl_loss,
+        "reverse_kl": losses.reverse_kl_loss,
+        "jsd": losses.jsd_loss,
+        "focal_kl": losses.focal_kl_loss,
+        "standardised_kl": losses.standardised_kl_loss,
+        "dkd": losses.dkd_loss,
+        "tf_kd": losses.tf_kd_loss,
+        "dist": losses.dist_loss,
+        "bce": losses.bce_loss,
+        "binary_kl": losses.binary_kl_loss,
+        "logit_mse": losses.logit_mse_loss,
+        "huber": losses.huber_loss,
+        "ranknet": losses.ranknet_loss,
+        "listnet": losses.listnet_loss,
+        "margin_mse": losses.margin_mse_loss,
+    },
+)
+"""Losses between logits: ``f(logits_S, logits_T, temperature)``, and ``labels=`` for those of
+:data:`~textbrewer.losses.NEEDS_LABELS`."""
 
 MATCH_LOSS_MAP = Table(
     "match_loss",
@@ -57,12 +79,37 @@ MATCH_LOSS_MAP = Table(
         "attention_kl": losses.attention_kl_loss,
         "gram_valid": losses.gram_valid_loss,
         "mmd_valid": losses.mmd_valid_loss,
+        "relation_kl": losses.relation_kl_loss,
+        "query_key_kl": losses.query_key_kl_loss,
+        "query_key_mse": losses.query_key_mse_loss,
+        "at": losses.at_loss,
+        "nst_polynomial": losses.nst_polynomial_loss,
+        "nst_gaussian": losses.nst_gaussian_loss,
+        "feature_map": losses.feature_map_loss,
+        "cka": losses.cka_loss,
+        "vid": losses.VariationalLoss,
+        "rkd_distance": losses.rkd_distance_loss,
+        "rkd_angle": losses.rkd_angle_loss,
+        "similarity_preserving": losses.similarity_preserving_loss,
+        "embedding_mse": losses.embedding_mse_loss,
     },
 )
-"""Losses between intermediate features: ``f(S, T, mask=None)``."""
+"""Losses between intermediate features: ``f(S, T, mask=None)``, or a class of these with parameters to train, of which
+each match has an object of its own."""
 
-PAIRED_MATCH_LOSSES = frozenset({"gram", "fsp", "mmd", "nst", "gram_valid", "mmd_valid"})
+PAIRED_MATCH_LOSSES = frozenset(
+    {"gram", "fsp", "mmd", "nst", "gram_valid", "mmd_valid", "query_key_kl", "query_key_mse"}
+)
 """The match losses that take two layers a side."""
+
+ANY_WIDTH_MATCH_LOSSES = frozenset(
+    {
+        *("mmd", "nst", "mmd_valid", "relation_kl", "query_key_kl", "query_key_mse"),
+        *("at", "nst_polynomial", "nst_gaussian", "cka"),
+        *("rkd_distance", "rkd_angle", "similarity_preserving"),
+    }
+)
+"""The match losses between hidden states of any two widths, which need no projection."""
 
 PROJ_MAP = Table("projection", {"linear": linear_projection, "relu": relu_projection, "tanh": tanh_projection})
 """Builders of projections: ``f(dim_in, dim_out) -> module``."""

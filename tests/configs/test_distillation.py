@@ -9,7 +9,7 @@ import pytest
 
 from textbrewer import DistillationConfig, IntermediateMatch, register_new
 from textbrewer.errors import ConfigError
-from textbrewer.presets import MATCH_LOSS_MAP
+from textbrewer.presets import KD_LOSS_MAP, MATCH_LOSS_MAP
 
 MATCH = {"layer_T": 0, "layer_S": 1, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
 GRAM = {**MATCH, "loss": "gram", "layer_T": [0, 1], "layer_S": [0, 2]}
@@ -69,7 +69,7 @@ def test_temperature_schedules_by_name(scheduler):
     assert found == (scheduler if isinstance(scheduler, str) else list(scheduler))
 
 
-KD = "one of 'ce', 'mse', 'kl'"
+KD = f"one of {', '.join(map(repr, KD_LOSS_MAP))}"
 WEIGHT = "one of 'linear_decay', 'linear_growth'"
 BAD = [
     ("temperature", 0, "greater than 0", "0", ""),

@@ -23,7 +23,8 @@ MASKS = {
     "an empty row": [[1.0, 0.5, -2.0, 0.0], [0.0, 0.0, 0.0, 0.0], [7.0, 1e-30, 0.0, -0.0]],
     "everything masked": [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]],
 }
-COUNTED = [name for name, loss in MATCH_LOSS_MAP.items() if loss in COUNT_UNITS]
+NAMES = [name for name, loss in MATCH_LOSS_MAP.items() if loss.__module__ == "textbrewer.losses.features"]
+COUNTED = [name for name in NAMES if MATCH_LOSS_MAP[name] in COUNT_UNITS]
 OVER_VALID_PLACES = [*COUNTED, "hidden_mse", "cos", "attention_mse", "attention_mse_sum", "gram"]
 OF_PROBABILITIES = {"attention_mse_valid", "attention_kl"}
 OVER_HEADS = {"attention_mse_sum": torch.sum, "attention_ce_mean": torch.mean}
@@ -157,7 +158,7 @@ def repadded(layer, lengths, longest, garbage):
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("name", MATCH_LOSS_MAP)
+@pytest.mark.parametrize("name", NAMES)
 def test_it_is_the_naive_formula(name, dtype, mask):
     S, T = sides(name, dtype)
     value = found(name, S, T, mask)
@@ -168,7 +169,7 @@ def test_it_is_the_naive_formula(name, dtype, mask):
 
 
 @pytest.mark.parametrize("mask", [MASKS[kind] for kind in ("no mask", "ragged", "an empty row")])
-@pytest.mark.parametrize("name", MATCH_LOSS_MAP)
+@pytest.mark.parametrize("name", NAMES)
 def test_gradcheck(name, mask):
     S, T = sides(name)
     assert torch.autograd.gradcheck(lambda *layers: found(name, layers, T, mask), S)
@@ -176,7 +177,7 @@ def test_gradcheck(name, mask):
 
 @pytest.mark.parametrize("scale", [1, 0], ids=["any", "zeros"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("name", sorted(MATCH_LOSS_MAP.keys() - {"pkd"}))
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"pkd"}))
 def test_everything_masked_is_a_zero_on_the_graph(name, dtype, scale):
     S, T = sides(name, dtype, scale=scale)
     value = found(name, S, T, MASKS["everything masked"])
@@ -209,7 +210,7 @@ def test_padding_does_not_reach_the_gradient(name, garbage):
             torch.testing.assert_close(wide.grad, repadded(layer.grad, lengths, 6, 0.0), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(MATCH_LOSS_MAP.keys() - {"attention_ce", "attention_ce_mean"}))
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"attention_ce", "attention_ce_mean"}))
 @settings(max_examples=25, deadline=None)
 @given(strategies.integers(0, 10**6), strategies.sampled_from(list(MASKS.values())))
 def test_equal_sides_cost_nothing(name, seed, mask):
@@ -231,7 +232,7 @@ def test_parts_with_the_count_of_the_whole_add_up(name, lengths, masked):
 
 
 @pytest.mark.parametrize("mask", [MASKS["no mask"], MASKS["ragged"]], ids=["no mask", "ragged"])
-@pytest.mark.parametrize("name", MATCH_LOSS_MAP)
+@pytest.mark.parametrize("name", NAMES)
 def test_extreme_features_stay_finite(name, mask):
     S, T = sides(name, torch.float32, scale=1e4)
     value = found(name, S, T, mask)

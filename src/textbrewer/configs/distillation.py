@@ -59,9 +59,9 @@ def _layers(value: Any) -> Any:
     """One check for the union, so that a mistake is one problem at its own path."""
     items = value if isinstance(value, (list, tuple)) and value else [value]
     for item in items:
-        a_path = isinstance(item, str) and ("." in item or "*" in item or item.isidentifier())
+        a_path = isinstance(item, str) and (item.isidentifier() or any(mark in item for mark in ".*:@["))
         if isinstance(item, bool) or not (isinstance(item, int) or a_path):
-            raise reject("the index of a layer, the path of a module, or a list of two")
+            raise reject("the index of a layer, the path of a module, a part as in 'query:11', or a list of two")
     if len({isinstance(item, str) for item in items}) > 1:
         raise reject("indices or paths, not both")
     return list(items) if isinstance(value, tuple) else value
@@ -91,7 +91,8 @@ class IntermediateMatch(Config):
         layer_T: index into the list the teacher's adaptor gives; two indices for the losses that take two layers.
             Or the dotted path of a submodule, whose output is taken: ``"bert.encoder.layer.11"``. Of a tuple it is the
             first item, or that of ``"path[1]"``. A ``*`` stands for one part of the path; with as many modules on
-            both sides, each pair is a match.
+            both sides, each pair is a match. Or a part of an attention layer, counted from 0 or from the end:
+            ``"query:11"``, ``"key:-1"``, ``"value:*"``.
         layer_S: the same for the student.
         feature: ``"hidden"`` or ``"attention"``.
         loss: a name of :data:`textbrewer.MATCH_LOSS_MAP`, or ``f(S, T, mask=None) -> tensor``.
@@ -163,10 +164,10 @@ class DistillationConfig(Config):
     Raises:
         ConfigError: with every problem at once.
 
-    >>> print(DistillationConfig(kd_loss_type="cee"))
+    >>> print(DistillationConfig(temperature_scheduler="flws"))
     Traceback (most recent call last):
     textbrewer.errors.ConfigError: DistillationConfig: 1 problem
-      `kd_loss_type`: expected one of 'ce', 'mse', 'kl', got 'cee'; did you mean 'ce'?
+      `temperature_scheduler`: expected one of 'constant', 'flsw', 'cwsm', got 'flws'; did you mean 'flsw'?
     """
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4

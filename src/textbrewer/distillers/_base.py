@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
 from torch.optim import Optimizer
@@ -21,12 +21,15 @@ from ..engine.devices import Placement
 from ..engine.loop import Step
 from ..errors import UnsupportedError
 from ..feeding import rows_of, sides
-from ..matching import Projections
+from ..matching import MatchLosses, Projections
 from ..modes import modes_kept
 from ..objective import Objective, Share, counts_of
 from ..ranks import Ranks
 from ..teachers import TeacherCache, TeacherSource
 from ..types import Batch, LossReport
+
+if TYPE_CHECKING:
+    from ._lesson import Lesson
 
 logger = logging.getLogger("textbrewer")
 
@@ -140,11 +143,17 @@ class Distiller(ABC):
     def _assemble(self, run: Run) -> Step:
         """The step of this run."""
 
-    def _teachers(self) -> list[nn.Module]:
+    def _lessons(self) -> list[Lesson]:
+        """What is taught, a lesson a task; none without a teacher."""
         return []
 
-    def _all_projections(self) -> list[Projections]:
-        return [self.projections]
+    def _teachers(self) -> list[nn.Module]:
+        return [teacher for lesson in self._lessons() for teacher in lesson.teachers]
+
+    def _trained_beside(self) -> list[Projections | MatchLosses]:
+        """What is trained with the student, each once though lessons may share it."""
+        parts = [part for lesson in self._lessons() for part in (lesson.projections, lesson.losses)]
+        return list({id(part): part for part in parts}.values())
 
     @contextmanager
     def filling(
@@ -160,7 +169,7 @@ class Distiller(ABC):
         try:
             with ExitStack() as running:
                 running.enter_context(self._modes())
-                for module in (self.model_S, *self._all_projections(), *self._teachers()):
+                for module in (self.model_S, *self._trained_beside(), *self._teachers()):
                     module.to(placement.device)
                 step: Any = self._assemble(Run(placement, args, running, rows_of(loader)))
                 several = getattr(step, "steps", None)
@@ -257,21 +266,21 @@ class Distiller(ABC):
     ) -> None:
         """Lend everything to the engine for one run, and give it back."""
         placement = Placement(self.t_config, self.model_S)
-        for module in (self.model_S, *self._all_projections(), *self._teachers()):
+        for module in (self.model_S, *self._trained_beside(), *self._teachers()):
             module.to(placement.device)
         _require_trained(optimizer, self.model_S)
         with ExitStack() as running:
             running.enter_context(self._modes())
             users_groups = len(optimizer.param_groups)
-            for projections in self._all_projections():
-                running.enter_context(projections.trained_by(optimizer))
+            for part in self._trained_beside():
+                running.enter_context(part.trained_by(optimizer))
             if scheduler_class is not None:
                 scheduler = scheduler_class(optimizer, **(scheduler_args or {}))
             elif scheduler is not None:
                 scheduler = _OwnGroups(scheduler, optimizer, users_groups)
             step = placement.replicated(
                 self._assemble(Run(placement, args, running, rows_of(getattr(dataloader, "loaders", dataloader)))),
-                [self.model_S, *self._all_projections()],
+                [self.model_S, *self._trained_beside()],
             )
             Engine(self.t_config, self.model_S, placement).run(
                 step,

@@ -11,9 +11,11 @@ from torch import nn
 from ..adaptors import AdaptedModel
 from ..configs import DistillationConfig, EnsembleConfig, IntermediateMatch
 from ..errors import ConfigError, Problem, UnsupportedError
-from ..matching import Projections, path_of
+from ..losses import needs_labels
+from ..matching import MatchLosses, Projections, path_of
 from ..matching.layers import layer_list
 from ..objective import FeatureMatch, HardLabels, Objective, SoftLabels, Term
+from ..presets import KD_LOSS_MAP
 from ..teachers import CachedTeacher, EnsembleTeacher, LiveTeacher, Reads, TeacherCache, TeacherSource
 from ..types import Adaptor
 from ._base import DistillationStep, Run
@@ -56,6 +58,7 @@ class Lesson:
         matches: written out, in the order of ``projections.for_match``.
         projections: of the matches.
         ensemble: how several teachers become one target.
+        losses: of the matches, in their order.
         custom: positions in ``matches`` of those whose loss takes both masks.
         functions: projections without parameters, by position in ``matches``.
         memory: the cache of a config with ``is_caching_logits``, from one run to the next.
@@ -68,6 +71,7 @@ class Lesson:
     matches: list[IntermediateMatch] = field(default_factory=list)
     projections: Projections = field(default_factory=lambda: Projections([]))
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    losses: MatchLosses = field(default_factory=lambda: MatchLosses([]))
     custom: set[int] = field(default_factory=set)
     functions: dict[int, Any] = field(default_factory=dict)
     memory: TeacherCache | None = None
@@ -97,6 +101,7 @@ class Lesson:
             if ready_made:
                 self.functions[place] = match.proj_func
         self.matches.append(written)
+        self.losses.extend_by(written)
         if not isinstance(match.loss, str):
             self.custom.add(place)
 
@@ -160,17 +165,21 @@ class Lesson:
 
     def _reads(self, matches: list[IntermediateMatch]) -> Reads:
         custom = [self.matches[place] for place in self.custom]
+        kd_loss = self.config.kd_loss_type
+        labelled = needs_labels(KD_LOSS_MAP[kd_loss] if isinstance(kd_loss, str) else kd_loss)
         return Reads.of(
             matches,
             logits=bool(self.config.kd_loss_weight or self.config.kd_loss_weight_scheduler),
-            labels=self.config.probability_shift or self.ensemble.teacher_weights == "loss",
+            labels=labelled or self.config.probability_shift or self.ensemble.teacher_weights == "loss",
             inputs_mask=any(match in custom for match in matches),
         )
 
     def _feature_terms(self) -> list[Term]:
         terms: list[Term] = []
-        for place, (match, module) in enumerate(zip(self.matches, self.projections.for_match, strict=True)):
-            terms.append(FeatureMatch(match, self.functions.get(place, module), both_masks=place in self.custom))
+        parts = zip(self.matches, self.losses.for_match, self.projections.for_match, strict=True)
+        for place, (match, loss, module) in enumerate(parts):
+            projection = self.functions.get(place, module)
+            terms.append(FeatureMatch(match, projection, both_masks=place in self.custom, loss=loss))
         return terms
 
 

@@ -56,8 +56,8 @@ class BasicDistiller(Distiller):
             warnings.warn("BasicDistiller uses no intermediate matches; GeneralDistiller does", stacklevel=2)
         self.lesson = Lesson(distill_config, [model_T], [adaptor_T], adaptor_S)
 
-    def _teachers(self) -> list[nn.Module]:
-        return [self.model_T]
+    def _lessons(self) -> list[Lesson]:
+        return [self.lesson]
 
     def _assemble(self, run: Run) -> Step:
         return self.lesson.assemble(run, self.model_S, self.t_config.data_parallel, self.teacher_cache)

@@ -6,7 +6,7 @@ from torch import nn
 
 from ..configs import DistillationConfig, TrainingConfig
 from ..engine.loop import Step
-from ..matching import Projections, expanded
+from ..matching import MatchLosses, Projections, expanded
 from ..teachers import TeacherCache
 from ..types import Adaptor
 from ._base import Run
@@ -50,13 +50,16 @@ class GeneralDistiller(MatchedDistiller):
         self.adaptor_S = adaptor_S
         matches = expanded(distill_config.intermediate_matches, [model_T], model_S)
         self.projections = Projections(matches)
-        self.lesson = Lesson(distill_config, [model_T], [adaptor_T], adaptor_S, matches, self.projections)
+        losses = MatchLosses(matches)
+        self.lesson = Lesson(
+            distill_config, [model_T], [adaptor_T], adaptor_S, matches, self.projections, losses=losses
+        )
 
     def _lesson(self, task: str | None) -> Lesson:
         return self.lesson
 
-    def _teachers(self) -> list[nn.Module]:
-        return [self.model_T]
+    def _lessons(self) -> list[Lesson]:
+        return [self.lesson]
 
     def _assemble(self, run: Run) -> Step:
         return self.lesson.assemble(run, self.model_S, self.t_config.data_parallel, self.teacher_cache)

@@ -15,7 +15,7 @@ from ..configs import DistillationConfig, TrainingConfig
 from ..engine import Schedule
 from ..engine.loop import Step, cycle
 from ..errors import ConfigError, DataError, Problem, did_you_mean, one_of
-from ..matching import Projections, expanded
+from ..matching import MatchLosses, Projections, expanded
 from ..objective import Share
 from ..ranks import Ranks
 from ..teachers import TeacherCache
@@ -156,15 +156,11 @@ class MultiTaskDistiller(MatchedDistiller):
             adaptors = checked_adaptors((adaptor_T or {}).get(task), len(teachers), options, at=f"[{task!r}]")
             config = distill_config[task] if isinstance(distill_config, Mapping) else distill_config
             matches = expanded(config.intermediate_matches, teachers, model_S)
-            projections = self._projections_of(matches)
+            shared = None if isinstance(distill_config, Mapping) else next(iter(self.lessons.values()), None)
+            projections = Projections(matches) if shared is None else shared.projections
             adaptor = (adaptor_S or {}).get(task)
-            self.lessons[task] = Lesson(config, teachers, adaptors, adaptor, matches, projections, options)
-
-    def _projections_of(self, matches: list[Any]) -> Projections:
-        """Shared by all tasks where one config is, as in 0.2.1; a task's own otherwise."""
-        if not isinstance(self.d_config, Mapping) and self.lessons:
-            return next(iter(self.lessons.values())).projections
-        return Projections(matches)
+            losses = MatchLosses(matches) if shared is None else shared.losses
+            self.lessons[task] = Lesson(config, teachers, adaptors, adaptor, matches, projections, options, losses)
 
     def _lesson(self, task: str | None) -> Lesson:
         if task not in self.lessons:
@@ -173,11 +169,8 @@ class MultiTaskDistiller(MatchedDistiller):
             raise ConfigError("add_match", [problem])
         return self.lessons[task]
 
-    def _teachers(self) -> list[nn.Module]:
-        return [teacher for lesson in self.lessons.values() for teacher in lesson.teachers]
-
-    def _all_projections(self) -> list[Projections]:
-        return list({id(lesson.projections): lesson.projections for lesson in self.lessons.values()}.values())
+    def _lessons(self) -> list[Lesson]:
+        return list(self.lessons.values())
 
     def _assemble(self, run: Run) -> Step:
         steps = {}

@@ -10,7 +10,7 @@ from torch import nn
 from ..configs import DistillationConfig, EnsembleConfig, TrainingConfig
 from ..engine.loop import Step
 from ..errors import ConfigError, Problem, count_of
-from ..matching import Projections, expanded
+from ..matching import MatchLosses, Projections, expanded
 from ..teachers import TeacherCache
 from ..types import Adaptor
 from ._base import Run
@@ -65,14 +65,15 @@ class MultiTeacherDistiller(MatchedDistiller):
         matches = expanded(distill_config.intermediate_matches, self.model_T, model_S)
         self.projections = Projections(matches)
         self.lesson = Lesson(
-            distill_config, self.model_T, self.adaptors_T, adaptor_S, matches, self.projections, ensemble
+            *(distill_config, self.model_T, self.adaptors_T, adaptor_S),
+            *(matches, self.projections, ensemble, MatchLosses(matches)),
         )
 
     def _lesson(self, task: str | None) -> Lesson:
         return self.lesson
 
-    def _teachers(self) -> list[nn.Module]:
-        return self.model_T
+    def _lessons(self) -> list[Lesson]:
+        return [self.lesson]
 
     def _assemble(self, run: Run) -> Step:
         return self.lesson.assemble(run, self.model_S, self.t_config.data_parallel, self.teacher_cache)

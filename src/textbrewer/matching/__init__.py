@@ -3,6 +3,6 @@
 from .capture import Capture, modules_at, path_of
 from .expand import expanded
 from .features import features_of
-from .projections import Projections
+from .projections import MatchLosses, Projections
 
-__all__ = ["Capture", "Projections", "expanded", "features_of", "modules_at", "path_of"]
+__all__ = ["Capture", "MatchLosses", "Projections", "expanded", "features_of", "modules_at", "path_of"]

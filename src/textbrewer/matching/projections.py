@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from ..configs import IntermediateMatch
-from ..presets import PROJ_MAP
+from ..presets import MATCH_LOSS_MAP, PROJ_MAP
 
 logger = logging.getLogger("textbrewer")
 
@@ -79,14 +79,48 @@ class Projections(nn.ModuleList):
     @contextmanager
     def trained_by(self, optimizer: Optimizer) -> Iterator[None]:
         """Add a parameter group for each projection to ``optimizer``, and take them out again at the end."""
-        before = len(optimizer.param_groups)
-        try:
-            for module, options in zip(self, self.options, strict=True):
-                if parameters := list(module.parameters()):
-                    optimizer.add_param_group({"params": parameters, **options})
+        with lent_to(optimizer, zip(self, self.options, strict=True)):
             yield
-        finally:
-            for group in optimizer.param_groups[before:]:
-                for parameter in group["params"]:
-                    optimizer.state.pop(parameter, None)
-            del optimizer.param_groups[before:]
+
+
+class MatchLosses(nn.ModuleList):
+    """The losses of matches; those that are modules are trained with the student, or keep their state.
+
+    ``for_match[i]`` is the loss of match ``i``. A class in the table of losses becomes an object for each match.
+    """
+
+    def __init__(self, matches: Sequence[IntermediateMatch]) -> None:
+        super().__init__()
+        self.for_match: list[Callable[..., Any]] = []
+        for match in matches:
+            self.extend_by(match)
+
+    def extend_by(self, match: IntermediateMatch) -> None:
+        """Add the loss of one more match; an object that several matches share is one."""
+        named = MATCH_LOSS_MAP[match.loss] if isinstance(match.loss, str) else match.loss
+        loss = named() if isinstance(named, type) else named
+        if isinstance(loss, nn.Module) and not any(loss is known for known in self):
+            self.append(loss)
+        self.for_match.append(loss)
+
+    @contextmanager
+    def trained_by(self, optimizer: Optimizer) -> Iterator[None]:
+        """Add a parameter group for each loss that has parameters, and take them out again at the end."""
+        with lent_to(optimizer, ((loss, {}) for loss in self)):
+            yield
+
+
+@contextmanager
+def lent_to(optimizer: Optimizer, modules: Iterable[tuple[nn.Module, Mapping[str, Any]]]) -> Iterator[None]:
+    """Add a parameter group with its options for each module, and take them out again at the end."""
+    before = len(optimizer.param_groups)
+    try:
+        for module, options in modules:
+            if parameters := list(module.parameters()):
+                optimizer.add_param_group({"params": parameters, **options})
+        yield
+    finally:
+        for group in optimizer.param_groups[before:]:
+            for parameter in group["params"]:
+                optimizer.state.pop(parameter, None)
+        del optimizer.param_groups[before:]

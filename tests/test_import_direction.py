@@ -13,12 +13,12 @@ ROOT = Path(textbrewer.__file__).parent
 
 # From the bottom up; a room may import the rooms of its own line, one way, and of the lines above it here.
 LAYERS = [
-    ["types", "errors", "files", "modes"],
+    ["types", "errors", "files", "modes", "randomness"],
     ["losses", "schedules", "projections"],
     ["presets"],
     ["matches"],
     ["configs"],
-    ["batching", "feeding", "ranks", "matching", "adaptors", "data_utils", "students"],
+    ["batching", "feeding", "ranks", "stream", "matching", "adaptors", "data_utils", "students"],
     ["teachers", "objective"],
     ["engine"],
     ["distillers"],

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from textbrewer.engine.replicas import ReplicatedStep
-from textbrewer.ranks import Ranks, Spare, is_divided
 from textbrewer.errors import DataError, UnsupportedError
+from textbrewer.ranks import Ranks, Spare
+from textbrewer.stream import Stream, is_divided
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Recorded(Ranks):
         return self.heard[len(self.at) - 1]
 
 
-class Stream(IterableDataset):
+class Rows(IterableDataset):
     def __init__(self, number):
         self.number = number
 
@@ -45,15 +46,16 @@ def loaders(number):
     return {
         "rows": DataLoader(range(number), batch_size=1),
         "list": [torch.tensor([i]) for i in range(number)],
-        "stream": DataLoader(Stream(number), batch_size=1),
+        "stream": DataLoader(Rows(number), batch_size=1),
     }
 
 
-def parts(kind, number, processes, **how):
+def parts(kind, number, processes, endless=False, **how):
     """What each of the processes gets."""
     heard = []
     for index in range(processes):
-        yield iter(Recorded(processes, index, heard=heard).part_of(loaders(number)[kind], **how))
+        stream = Stream(loaders(number)[kind], Recorded(processes, index, heard=heard), **how)
+        yield stream.endless() if endless else stream.one_pass(0)
 
 
 def values(batches):
@@ -94,7 +96,7 @@ def test_all_processes_ask_for_the_order_at_the_same_turn():
     heard, asked = [], []
     for index in range(2):
         ranks = Recorded(2, index, heard=heard)
-        part = iter(ranks.part_of(DataLoader(range(3), batch_size=1), endless=True))
+        part = Stream(DataLoader(range(3), batch_size=1), ranks).endless()
         turns = []
         for _ in range(9):
             next(part)
@@ -113,22 +115,22 @@ def test_a_loader_that_is_divided_already_is_taken_as_it_is():
     sampler = DistributedSampler(range(6), num_replicas=2, rank=1, shuffle=False)
     loader = DataLoader(range(6), batch_size=1, sampler=sampler)
     assert is_divided(loader) and not is_divided(DataLoader(range(6)))
-    assert values(Recorded(2, 1).part_of(loader)) == [1, 3, 5]
-    assert Ranks(2, 1).batches_of(loader) == 6
+    stream = Stream(loader, Recorded(2, 1))
+    assert values(stream) == [1, 3, 5] and len(stream) == 6
 
 
 def test_each_epoch_of_a_distributed_sampler_is_shuffled_anew():
     loader = DataLoader(range(40), sampler=DistributedSampler(range(40), num_replicas=2, rank=0, seed=1))
-    part = Recorded(2, 0).part_of(loader)
-    assert values(part) != values(part)
+    stream = Stream(loader, Recorded(2, 0))
+    assert values(stream.one_pass(0)) != values(stream.one_pass(1))
 
 
 def test_alone_everything_is_as_it_was():
     loader = [1, 2]
     alone = Ranks()
-    assert alone.part_of(loader) is loader
+    assert list(Stream(loader)) == loader and len(Stream(loader)) == 2
     assert alone.gather("x") == ["x"] and alone.agree("x") == "x"
-    assert alone.batches_of(loader) == 2 and alone.wait() is None
+    assert alone.wait() is None
 
 
 def test_a_projection_of_unknown_width_is_refused():

@@ -65,6 +65,10 @@ class CacheError(TextBrewerError, RuntimeError):
     """A teacher cache cannot be used as asked; nothing stored in it is lost."""
 
 
+class CheckpointError(TextBrewerError, RuntimeError):
+    """A checkpoint cannot be written or gone on from; those there are stay as they are."""
+
+
 class NonFiniteLossError(TextBrewerError, FloatingPointError):
     """A loss became NaN or infinite."""
 

@@ -150,7 +150,7 @@ def require_batches(number: int | None, accumulation: int, keep_last: bool, proc
         DataError: the loader is empty, or shorter than one accumulation.
     """
     if number == 0:
-        raise DataError("the dataloader is empty: it gives no batch to train on")
+        raise DataError("the dataloader is empty: it gives no batch to train on (an iterator can be read once only)")
     if number is not None and number < accumulation * processes and not keep_last:
         each = f" for each of {processes} processes" if processes > 1 else ""
         raise DataError(

@@ -133,7 +133,7 @@ def test_checkpoints_are_state_dicts_and_the_callback_follows_them(tmp_path):
         distiller.train(sgd(distiller), batches(4), num_epochs=2, callback=callback)
     assert calls == [2, 4, 6, 8]
     assert all(modes)
-    assert sorted(os.listdir(tmp_path / "out")) == ["gs2.pkl", "gs4.pkl", "gs6.pkl", "gs8.pkl"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("gs*")) == ["gs2.pkl", "gs4.pkl", "gs6.pkl", "gs8.pkl"]
 
 
 def test_constructing_touches_no_disk(tmp_path, monkeypatch):
@@ -219,7 +219,7 @@ def test_extra_keywords_reach_both_models(tmp_path):
 def test_num_steps_cycles_the_loader(tmp_path):
     distiller = distiller_of(tmp_path, train={"ckpt_steps": 3})
     distiller.train(sgd(distiller), iter_once_a_time(batches(2)), num_steps=7)
-    assert sorted(os.listdir(tmp_path / "out")) == ["gs3.pkl", "gs6.pkl", "gs7.pkl"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("gs*")) == ["gs3.pkl", "gs6.pkl", "gs7.pkl"]
 
 
 def iter_once_a_time(items):
@@ -384,4 +384,4 @@ def test_a_left_over_accumulation_is_dropped_or_kept(tmp_path):
         }
         distiller = distiller_of(tmp_path, train=train)
         distiller.train(sgd(distiller), batches(5), num_epochs=1)
-        assert os.listdir(tmp_path / str(keep)) == [f"gs{steps}.pkl"]
+        assert [path.name for path in (tmp_path / str(keep)).glob("gs*")] == [f"gs{steps}.pkl"]

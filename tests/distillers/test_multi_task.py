@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.tiny import EncoderAdaptor, batches, encoder
 from textbrewer import DistillationConfig, MultiTaskDistiller, TrainingConfig
-from textbrewer.distillers.multi_task import TaskSampler
+from textbrewer.distillers.multi_task import TaskStream
 from textbrewer.errors import ConfigError, DataError
 from textbrewer.report.plots import scalars
 
@@ -50,11 +50,12 @@ def train(distiller, steps=6, loaders=None, **arguments):
 
 def test_tasks_are_drawn_by_size_to_the_power_of_tau():
     for tau, expected in ((0, 0.5), (1, 0.75), (2, 0.9)):
-        sampler = TaskSampler({"small": range(10), "large": range(30)}, tau)
+        sampler = TaskStream({"small": range(10), "large": range(30)}, tau)
         assert sampler.probabilities.tolist() == pytest.approx([1 - expected, expected])
     np.random.seed(1)
     drawn = [
-        batch.task for batch, _ in zip(TaskSampler({"a": range(10), "b": range(30)}, 1), range(4000), strict=False)
+        batch.task
+        for batch, _ in zip(TaskStream({"a": range(10), "b": range(30)}, 1).endless(), range(4000), strict=False)
     ]
     assert 2890 < drawn.count("b") < 3110  # 3,000 ± 4 standard deviations
 

@@ -13,9 +13,11 @@ from torch import nn
 
 from textbrewer import TrainingConfig
 from textbrewer.engine import Engine, Schedule
+from textbrewer.engine.checkpoint import RunState
 from textbrewer.engine.devices import Placement
 from textbrewer.errors import DataError
 from textbrewer.objective import Share
+from textbrewer.stream import Stream
 from textbrewer.types import LossReport
 
 
@@ -57,15 +59,21 @@ def numbers(*values):
     return [torch.full((1, 1), float(value)) for value in values]
 
 
+def engine_of(config, model, optimizer, loader):
+    placement = Placement(config, model)
+    state = RunState(model, [], optimizer, None, placement.scaler(), Stream(loader))
+    return Engine(config, state, placement)
+
+
 def run(tmp_path, loader, *, epochs=None, steps=None, train=None, model=None, **options):
-    config = TrainingConfig(output_dir=str(tmp_path), device="cpu", progress_bar=False, **(train or {}))
+    settings = {"device": "cpu", "progress_bar": False, "save_state": False, **(train or {})}
+    config = TrainingConfig(output_dir=str(tmp_path), **settings)
     model = nn.Linear(1, 1) if model is None else model
     recorder = Recorder(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     schedule = Schedule.of(config, loader, epochs, steps)
-    recorder.done = Engine(config, model, Placement(config, model)).run(
-        recorder, schedule, optimizer, loader, **options
-    )
+    engine = engine_of(config, model, optimizer, loader)
+    recorder.done = engine.run(recorder, schedule, **options)
     return recorder
 
 
@@ -168,7 +176,7 @@ def test_an_iterator_that_ends_too_soon_is_said(tmp_path):
 
 
 def test_a_loader_that_gives_less_than_it_promised_is_said(tmp_path):
-    with pytest.raises(DataError, match="ended after 4 of 6 optimiser steps"):
+    with pytest.raises(DataError, match="ended after 2 of 6 optimiser steps"):
         run(tmp_path, Loader([1, 2], length=3), epochs=2)
 
 
@@ -203,10 +211,10 @@ def test_only_the_gradients_of_the_student_are_clipped(tmp_path):
     optimizer = torch.optim.SGD([*student.parameters(), *projection.parameters()], lr=1.0)
     before = [module.weight.item() for module in (student, projection)]
     config = TrainingConfig(output_dir=str(tmp_path), device="cpu", progress_bar=False)
-    engine = Engine(config, student, Placement(config, student))
     loader = numbers(30)
+    engine = engine_of(config, student, optimizer, loader)
     both = Recorder(lambda batch: student(batch) + projection(batch))
-    engine.run(both, Schedule.of(config, loader, 1, None), optimizer, loader, max_grad_norm=0.5)
+    engine.run(both, Schedule.of(config, loader, 1, None), max_grad_norm=0.5)
     moved = [b - module.weight.item() for b, module in zip(before, (student, projection), strict=True)]
     assert moved == pytest.approx([0.5, 30.0], rel=1e-4)
 

@@ -57,6 +57,8 @@ class TrainingConfig(Config):
         teacher_precision: what teachers compute in: ``"fp32"``, ``"fp16"``, ``"bf16"``, or ``"int8"`` (a copy whose
             linear layers are quantised dynamically, on the CPU). None follows ``precision``.
         compile_models: run student and teachers through ``torch.compile``.
+        save_state: write, with each ``gs{step}.pkl``, a folder ``checkpoints/step-N`` from which ``resume`` goes on.
+        keep_last: how many of these folders are kept.
 
     Raises:
         ConfigError: with every problem at once.
@@ -82,6 +84,8 @@ class TrainingConfig(Config):
     progress_bar: bool = True
     teacher_precision: TeacherPrecision | None = None
     compile_models: bool = False
+    save_state: bool = True
+    keep_last: Annotated[int, Field(ge=1)] = 2
 
     @model_validator(mode="after")
     def _precisions_agree(self) -> Self:

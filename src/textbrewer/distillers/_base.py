@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
@@ -17,14 +18,16 @@ from ..adaptors import AdaptedModel
 from ..batching import trimmed
 from ..configs import TrainingConfig
 from ..engine import Engine, Schedule
+from ..engine.checkpoint import RunState, described, shapes_of
 from ..engine.devices import Placement
 from ..engine.loop import Step
 from ..errors import UnsupportedError
-from ..feeding import rows_of, sides
+from ..feeding import length_of, rows_of, sides
 from ..matching import MatchLosses, Projections
 from ..modes import modes_kept
 from ..objective import Objective, Share, counts_of
 from ..ranks import Ranks
+from ..stream import Stream
 from ..teachers import TeacherCache, TeacherSource
 from ..types import Batch, LossReport
 
@@ -212,6 +215,7 @@ class Distiller(ABC):
         num_steps: int | None = None,
         callback: Callable[..., Any] | None = None,
         batch_postprocessor: Callable[[Batch], Batch] | None = None,
+        resume: str | PathLike[str] | None = None,
         **args: Any,
     ) -> None:
         """Train the student.
@@ -229,6 +233,9 @@ class Distiller(ABC):
             num_steps: optimiser steps; wins over ``num_epochs`` and starts the loader again as needed.
             callback: ``callback(model=student, step=optimiser steps)`` after each checkpoint.
             batch_postprocessor: ``batch -> batch``, before anything else sees the batch.
+            resume: ``"auto"`` goes on from the last whole checkpoint of this very job in ``output_dir``, or begins
+                where there is none; a path goes on from that folder ``step-N``. The run ends with the same bits as one
+                that was never stopped. The callback of that step is called again. None begins anew.
             **args: extra keywords of every forward pass of both models.
 
         Raises:
@@ -236,11 +243,14 @@ class Distiller(ABC):
             AdaptorError: an adaptor left out what a term needs.
             MatchError: tensors of a term do not fit each other.
             NonFiniteLossError: a loss became NaN or infinite.
+            CheckpointError: a checkpoint cannot be written, or is of another job; or another run has ``output_dir``.
         """
         self._run(
-            Schedule.of(self.t_config, dataloader, num_epochs, num_steps, Ranks.of(self.t_config)),
+            Stream(dataloader, Ranks.of(self.t_config), spares=self.t_config.keep_last_accumulation),
+            num_epochs,
+            num_steps,
             optimizer,
-            dataloader,
+            resume=resume,
             scheduler_class=scheduler_class,
             scheduler_args=scheduler_args,
             scheduler=scheduler,
@@ -252,10 +262,12 @@ class Distiller(ABC):
 
     def _run(
         self,
-        schedule: Schedule,
+        stream: Any,
+        num_epochs: int | None,
+        num_steps: int | None,
         optimizer: Optimizer,
-        dataloader: Any,
         *,
+        resume: str | PathLike[str] | None,
         scheduler_class: Callable[..., Any] | None,
         scheduler_args: Mapping[str, Any] | None,
         scheduler: Any,
@@ -265,6 +277,7 @@ class Distiller(ABC):
         args: Mapping[str, Any],
     ) -> None:
         """Lend everything to the engine for one run, and give it back."""
+        schedule = Schedule.of(self.t_config, stream, num_epochs, num_steps, stream.ranks.number)
         placement = Placement(self.t_config, self.model_S)
         for module in (self.model_S, *self._trained_beside(), *self._teachers()):
             module.to(placement.device)
@@ -279,19 +292,33 @@ class Distiller(ABC):
             elif scheduler is not None:
                 scheduler = _OwnGroups(scheduler, optimizer, users_groups)
             step = placement.replicated(
-                self._assemble(Run(placement, args, running, rows_of(getattr(dataloader, "loaders", dataloader)))),
+                self._assemble(Run(placement, args, running, rows_of(stream.loader))),
                 [self.model_S, *self._trained_beside()],
             )
-            Engine(self.t_config, self.model_S, placement).run(
+            state = RunState(self.model_S, self._trained_beside(), optimizer, scheduler, placement.scaler(), stream)
+            Engine(self.t_config, state, placement, self._job(stream, schedule, optimizer)).run(
                 step,
                 schedule,
-                optimizer,
-                dataloader,
-                scheduler=scheduler,
                 max_grad_norm=max_grad_norm,
                 callback=callback,
                 batch_postprocessor=batch_postprocessor,
+                resume=resume,
             )
+
+    def _job(self, stream: Any, schedule: Schedule, optimizer: Optimizer) -> dict[str, str]:
+        """What must be alike for one run to go on from another's checkpoint."""
+        training = ("gradient_accumulation_steps", "keep_last_accumulation", "precision", "fp16", "teacher_precision")
+        return {
+            "distiller": type(self).__name__,
+            "distill_config": described(getattr(self, "d_config", None)),
+            "train_config": described({name: getattr(self.t_config, name) for name in training}),
+            "student": shapes_of(self.model_S),
+            "teachers": ", ".join(shapes_of(teacher) for teacher in self._teachers()),
+            "optimizer": type(optimizer).__name__,
+            "data": f"{length_of(stream)} batches, {described(rows_of(stream.loader))} rows",
+            "counted in": "steps" if schedule.steps_per_epoch is None else "epochs",
+            "processes": str(stream.ranks.number),
+        }
 
 
 class _OwnGroups:
@@ -301,6 +328,12 @@ class _OwnGroups:
         self.scheduler = scheduler
         self.optimizer = optimizer
         self.groups = groups
+
+    def state_dict(self) -> Any:
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        self.scheduler.load_state_dict(state)
 
     def step(self) -> None:
         added = self.optimizer.param_groups[self.groups :]

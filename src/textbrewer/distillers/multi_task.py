@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +13,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..configs import DistillationConfig, TrainingConfig
-from ..engine import Schedule
-from ..engine.loop import Step, cycle
+from ..engine.loop import Step
 from ..errors import ConfigError, DataError, Problem, did_you_mean, one_of
+from ..feeding import length_of
 from ..matching import MatchLosses, Projections, expanded
 from ..objective import Share
 from ..ranks import Ranks
+from ..stream import Stream
 from ..teachers import TeacherCache
 from ..types import Adaptor, Batch, LossReport
 from ._base import DistillationStep, Run
@@ -33,8 +35,8 @@ class TaskBatch(NamedTuple):
     batch: Batch
 
 
-class TaskSampler:
-    """An endless loader that draws a task for every batch, with probability ∝ (batches of its loader)^tau.
+class TaskStream:
+    """The batches of several loaders: a task is drawn for every batch, with probability ∝ (batches of its loader)^tau.
 
     The draws are numpy's, from its global state, as in TextBrewer 0.2.1.
 
@@ -47,13 +49,12 @@ class TaskSampler:
         DataError: a loader is empty or has no length.
     """
 
-    divided = True
-
     def __init__(self, loaders: Mapping[str, Any], tau: float, ranks: Ranks = Ranks()) -> None:  # noqa: B008
-        self.loaders, self.ranks = dict(loaders), ranks
+        self.loader, self.ranks = dict(loaders), ranks
+        self.streams = {task: Stream(loader, ranks) for task, loader in self.loader.items()}
         logs = []
-        for task, loader in self.loaders.items():
-            length = ranks.batches_of(loader)
+        for task, stream in self.streams.items():
+            length = length_of(stream)
             if not length:
                 found = "none" if length == 0 else "a loader without a length"
                 raise DataError(f"dataloaders[{task!r}]: expected at least one batch, got {found}")
@@ -62,12 +63,21 @@ class TaskSampler:
         shares = np.exp(np.array(logs) - max(logs))
         self.probabilities = shares / shares.sum()
 
-    def __iter__(self) -> Iterator[TaskBatch]:
-        parts = {task: self.ranks.part_of(loader, endless=True) for task, loader in self.loaders.items()}
-        streams = {task: cycle(part) for task, part in parts.items()}
+    def endless(self) -> Iterator[TaskBatch]:
+        """Batches without end."""
+        streams = {task: stream.endless() for task, stream in self.streams.items()}
         while True:
             task = self.ranks.agree(str(np.random.choice(tuple(streams), p=self.probabilities)))
             yield TaskBatch(task, next(streams[task]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where each of the streams stands."""
+        return {task: stream.state_dict() for task, stream in self.streams.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, within: bool = True) -> None:
+        """Go on from there."""
+        for task, stream in self.streams.items():
+            stream.load_state_dict(state[task], within=within)
 
 
 class MultiTaskStep:
@@ -193,6 +203,7 @@ class MultiTaskDistiller(MatchedDistiller):
         tau: float = 1,
         callback: Callable[..., Any] | None = None,
         batch_postprocessors: Mapping[str, Callable[[Batch], Batch]] | None = None,
+        resume: str | PathLike[str] | None = None,
         **args: Any,
     ) -> None:
         """Train the student on batches of all tasks.
@@ -208,6 +219,7 @@ class MultiTaskDistiller(MatchedDistiller):
             tau: a task is drawn with probability ∝ (batches of its loader)^tau.
             callback: ``callback(model=student, step=optimiser steps)`` after each checkpoint.
             batch_postprocessors: ``batch -> batch`` by task; a task may be left out.
+            resume: as in :meth:`Distiller.train`.
             **args: extra keywords of every forward pass.
 
         Raises:
@@ -222,12 +234,12 @@ class MultiTaskDistiller(MatchedDistiller):
             process = postprocessors.get(batch.task)
             return batch if process is None else TaskBatch(batch.task, process(batch.batch))
 
-        ranks = Ranks.of(self.t_config)
-        sampler = TaskSampler(dataloaders, tau, ranks)
         self._run(
-            Schedule.of(self.t_config, sampler, None, num_steps, ranks),
+            TaskStream(dataloaders, tau, Ranks.of(self.t_config)),
+            None,
+            num_steps,
             optimizer,
-            sampler,
+            resume=resume,
             scheduler_class=scheduler_class,
             scheduler_args=scheduler_args,
             scheduler=scheduler,

@@ -1,13 +1,41 @@
-"""Writing what a run leaves on disk."""
+"""Writing what a run leaves on disk, and going on from it.
+
+A checkpoint is a folder ``checkpoints/step-N`` with weights in safetensors, the optimiser's and the random states in
+files that ``torch.load(weights_only=True)`` reads, what it is in JSON, and a manifest with the digest of each. It is
+written beside, synced and renamed, so that a kill at any instant leaves the earlier ones whole.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
 
-from ..files import replaced
+from ..errors import CheckpointError
+from ..files import replaced, replaced_folder
+from ..randomness import random_state, set_random_state
+from ..ranks import Ranks
+
+logger = logging.getLogger("textbrewer")
+
+FORMAT = 1
+_STATE, _MANIFEST = "state.json", "manifest.json"
 
 
 def save_student(student: nn.Module, output_dir: str, step: int) -> Path:
@@ -19,3 +47,290 @@ def save_student(student: nn.Module, output_dir: str, step: int) -> Path:
     with replaced(path) as beside:
         torch.save(student.state_dict(), beside)
     return path
+
+
+@dataclass
+class RunState:
+    """All that a run needs to go on: the one place.
+
+    Attributes:
+        student: the model that is trained.
+        beside: what is trained with it, or keeps a state: projections and losses.
+        optimizer: with the groups of ``beside``.
+        scheduler: of the learning rate, or None.
+        scaler: of the gradients in float16.
+        stream: of batches.
+        step: optimiser steps taken.
+        batches: that this process has seen.
+        within: whether the pass over the data that was begun goes on.
+    """
+
+    student: nn.Module
+    beside: Sequence[nn.Module]
+    optimizer: Optimizer
+    scheduler: Any
+    scaler: Any
+    stream: Any
+    step: int = 0
+    batches: int = 0
+    within: bool = False
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        output_dir: they are in its folder ``checkpoints``.
+        job: what must be alike for a checkpoint to be gone on from, as texts.
+        ranks: the processes; the first one writes.
+        keep_last: how many of this job's checkpoints are kept.
+    """
+
+    def __init__(self, output_dir: str, job: Mapping[str, str], ranks: Ranks, keep_last: int) -> None:
+        self.folder = Path(output_dir) / "checkpoints"
+        self.job, self.ranks, self.keep_last = dict(job), ranks, keep_last
+        self.run = uuid.uuid4().hex
+
+    def save(self, state: RunState) -> Path:
+        """Write a checkpoint and delete those that are no longer kept.
+
+        Raises:
+            CheckpointError: it cannot be written; the earlier ones are as they were.
+        """
+        path = self.folder / f"step-{state.step}"
+        own = {"random": random_state(), "stream": state.stream.state_dict(), "batches": state.batches}
+        every = self.ranks.gather(own)
+        if self.ranks.index == 0:
+            try:
+                with replaced_folder(path) as beside:
+                    self._write(state, every, beside)
+                self._prune()
+            except (OSError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"step {state.step} could not be saved to {path}: {error}. Earlier checkpoints are whole: "
+                    f"{[found.name for found, _ in self._found()] or 'there is none'}; make room, and go on from there "
+                    "with train(..., resume='auto')"
+                ) from error
+        return path
+
+    def _write(self, state: RunState, every: list[Any], folder: Path) -> None:
+        save_file(_tensors_of(state.student), folder / "student.safetensors")
+        beside = {f"{i}.{k}": v for i, part in enumerate(state.beside) for k, v in _tensors_of(part).items()}
+        save_file(beside, folder / "beside.safetensors")
+        training = {
+            "optimizer": state.optimizer.state_dict(),
+            "scheduler": _state_of(state.scheduler),
+            "scaler": state.scaler.state_dict(),
+        }
+        torch.save(training, folder / "training.pt")
+        torch.save(every, folder / "processes.pt")
+        about = {
+            "format": FORMAT,
+            "step": state.step,
+            "within": state.within,
+            "run": self.run,
+            "saved": time.time(),
+            "job": self.job,
+            "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        }
+        (folder / _STATE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
+        (folder / _MANIFEST).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+
+    def _found(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Every checkpoint there is, the last saved first."""
+        found = []
+        for path in self.folder.glob("step-*"):
+            try:
+                found.append((path, json.loads((path / _STATE).read_text(encoding="utf-8"))))
+            except (OSError, ValueError):
+                found.append((path, {}))
+        return sorted(found, key=lambda each: float(each[1].get("saved", 0)), reverse=True)
+
+    def _prune(self) -> None:
+        own = [path for path, about in self._found() if about.get("job") == self.job]
+        for path in own[self.keep_last :]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def clear_partial(self) -> None:
+        """Delete what a killed process left half-written."""
+        for path in self.folder.glob(".step-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def resume(self, state: RunState, which: str | os.PathLike[str]) -> bool:
+        """Set everything to a checkpoint.
+
+        Args:
+            state: of the run, assembled and not begun.
+            which: ``"auto"`` for the last whole one of this job, if there is any; or the path of one.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            CheckpointError: the checkpoint is of another job, damaged, or not there.
+        """
+        path = self._chosen(which)
+        if path is None:
+            return False
+        self._load(path, state)
+        logger.info("going on from %s, after optimiser step %d", path, state.step)
+        return True
+
+    def _chosen(self, which: str | os.PathLike[str]) -> Path | None:
+        if which != "auto":
+            path = Path(which)
+            if not (path / _STATE).exists():
+                raise CheckpointError(f"{path}: there is no checkpoint; give a folder step-N, or resume='auto'")
+            damage = _damage(path)
+            if damage:
+                raise CheckpointError(f"{path} is damaged: {damage}; go on from another one, or with resume='auto'")
+            self._require_same_job(path, json.loads((path / _STATE).read_text(encoding="utf-8")))
+            return path
+        for path, about in self._found():
+            damage = _damage(path)
+            if damage:
+                logger.warning("%s is damaged (%s); the one before it is used", path, damage)
+                continue
+            self._require_same_job(path, about)
+            return path
+        return None
+
+    def _require_same_job(self, path: Path, about: Mapping[str, Any]) -> None:
+        if about.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: format {about.get('format')}, and this version reads {FORMAT}")
+        theirs = about["job"]
+        different = [key for key in {**self.job, **theirs} if self.job.get(key) != theirs.get(key)]
+        if different:
+            pairs = [(key, theirs.get(key), self.job.get(key)) for key in different]
+            listed = "".join(f"\n  {key}: {then}\n  {' ' * len(key)}  now {now}" for key, then, now in pairs)
+            raise CheckpointError(
+                f"{path} is a checkpoint of another job, and this one cannot go on from it. Different:{listed}\n"
+                "Give each job an output_dir of its own, or leave resume out to start from the beginning"
+            )
+
+    def _load(self, path: Path, state: RunState) -> None:
+        about = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        _set_tensors(state.student, load_file(path / "student.safetensors"))
+        beside = load_file(path / "beside.safetensors")
+        for i, part in enumerate(state.beside):
+            own = {key.partition(".")[2]: value for key, value in beside.items() if key.partition(".")[0] == str(i)}
+            _set_tensors(part, own)
+        training = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
+        state.optimizer.load_state_dict(training["optimizer"])
+        if state.scheduler is not None:
+            load = getattr(state.scheduler, "load_state_dict", None)
+            if training["scheduler"] is None or not callable(load):
+                raise CheckpointError(
+                    f"{path}: {type(state.scheduler).__name__} has no state_dict and load_state_dict, so that a run "
+                    "with it cannot go on; use a scheduler of torch.optim.lr_scheduler"
+                )
+            load(training["scheduler"])
+        state.scaler.load_state_dict(training["scaler"])
+        own = torch.load(path / "processes.pt", weights_only=True)[self.ranks.index]
+        state.step, state.within, state.batches = about["step"], about["within"], own["batches"]
+        state.stream.load_state_dict(own["stream"], within=state.within)
+        set_random_state(own["random"])
+
+
+@contextmanager
+def locked(output_dir: str) -> Iterator[None]:
+    """Hold a folder for one run, as long as the file system lets it be held.
+
+    Raises:
+        CheckpointError: another run has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The folder itself is locked, so that no file tells of it.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{folder} is in use by another run, and two runs in one folder would overwrite each other's "
+                "checkpoints; give this one another output_dir"
+            ) from None
+        except OSError:
+            logger.info("%s cannot be locked on this file system", folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def described(value: Any) -> str:
+    """A config, or what is in one, as a text that is the same in every process."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = ", ".join(f"{field.name}={described(getattr(value, field.name))}" for field in fields(value))
+        return f"{type(value).__name__}({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {described(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(described(item) for item in value) + "]"
+    if callable(value):
+        return str(getattr(value, "__qualname__", type(value).__qualname__))
+    return repr(value)
+
+
+def shapes_of(model: nn.Module) -> str:
+    """Class, number of parameters, and a digest of all names and shapes."""
+    shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items() if isinstance(value, Tensor)]
+    number = sum(parameter.numel() for parameter in model.parameters())
+    digest = hashlib.blake2b(repr(shapes).encode(), digest_size=6).hexdigest()
+    return f"{type(model).__name__} of {number:,} parameters ({digest})"
+
+
+def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict on the CPU, every tensor with memory of its own."""
+    state = module.state_dict()
+    return {
+        name: value.detach().to("cpu", copy=True).contiguous()
+        for name, value in state.items()
+        if isinstance(value, Tensor) and not isinstance(value, UninitializedParameter)
+    }
+
+
+def _set_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load a state dict; what takes its shape from the first batch takes it from there."""
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter) and name in tensors:
+            parameter.materialize(tensors[name].shape)
+    for name, buffer in list(module.named_buffers()):
+        if name in tensors and tensors[name].shape != buffer.shape:
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, tensors[name].to(buffer))
+    lazy = [name for name, p in module.named_parameters() if isinstance(p, UninitializedParameter)]
+    missing, unexpected = module.load_state_dict(dict(tensors), strict=False)
+    if unexpected or set(missing) - set(lazy):
+        raise CheckpointError(
+            f"the checkpoint does not fit {type(module).__name__}: missing {missing}, unknown {list(unexpected)}"
+        )
+
+
+def _state_of(scheduler: Any) -> Any:
+    told = getattr(scheduler, "state_dict", None)
+    return told() if callable(told) else None
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with the files of a checkpoint; empty where nothing is."""
+    try:
+        digests = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        json.loads((path / _STATE).read_text(encoding="utf-8"))
+        for name, digest in digests.items():
+            if _digest(path / name) != digest:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    return ""
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

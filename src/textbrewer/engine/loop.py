@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, Protocol
 
 from torch import nn
-from torch.optim import Optimizer
 
 from ..configs import TrainingConfig
 from ..errors import DataError, count_of
-from ..feeding import require_batches
+from ..feeding import length_of, require_batches
 from ..modes import modes_kept
-from ..ranks import Ranks, Spare
+from ..ranks import Spare
 from ..types import Batch, LossReport
-from .checkpoint import save_student
+from .checkpoint import Checkpoints, RunState, locked, save_student
 from .devices import Placement
+from .interruption import Interruption
 from .tracking import Tracker
 
 logger = logging.getLogger("textbrewer")
@@ -55,10 +57,10 @@ class Schedule:
     def of(
         cls,
         config: TrainingConfig,
-        loader: Any,
+        stream: Any,
         num_epochs: int | None,
         num_steps: int | None,
-        ranks: Ranks = Ranks(),  # noqa: B008
+        processes: int = 1,
     ) -> Schedule:
         """Plan a run; ``num_steps`` wins over ``num_epochs``.
 
@@ -68,8 +70,8 @@ class Schedule:
         for name, value in (("num_steps", num_steps), ("num_epochs", num_epochs)):
             if value is not None and (value < 1 or value != int(value)):
                 raise DataError(f"train: expected a whole {name} >= 1, got {value}")
-        length = ranks.batches_of(loader)
-        size, keep = config.gradient_accumulation_steps * ranks.number, config.keep_last_accumulation
+        length = length_of(stream)
+        size, keep = config.gradient_accumulation_steps * processes, config.keep_last_accumulation
         if num_steps is not None:
             require_batches(length, 1, keep)
             return cls(total_steps=num_steps)
@@ -77,7 +79,7 @@ class Schedule:
             raise DataError("train: expected num_epochs or num_steps, got neither")
         if length is None:
             raise DataError("train: the dataloader has no length, so epochs cannot be counted; give num_steps instead")
-        require_batches(length, config.gradient_accumulation_steps, keep, ranks.number)
+        require_batches(length, config.gradient_accumulation_steps, keep, processes)
         left_over = length % size
         if left_over and not keep:
             logger.warning(
@@ -89,6 +91,10 @@ class Schedule:
             )
         steps = -(-length // size) if keep else length // size
         return cls(steps * num_epochs, steps, num_epochs)
+
+    def saves_at_all(self, config: TrainingConfig) -> bool:
+        """Whether some checkpoint is written."""
+        return self.steps_per_epoch is None or config.ckpt_frequency > 0
 
     def saves_after(self, step: int, config: TrainingConfig) -> bool:
         """Whether a checkpoint is written after optimiser step ``step`` (counted from 1)."""
@@ -102,111 +108,149 @@ class Schedule:
 
 
 class Engine:
-    """Runs a step function over a loader.
+    """Runs a step function over a stream of batches.
 
     Args:
         config: the run's settings.
-        student: the model that is trained, saved and handed to the callback.
+        state: what is trained and what trains it; set to a checkpoint's by ``resume``.
         placement: device and precision.
+        job: what must be alike for a checkpoint to be gone on from.
     """
 
-    def __init__(self, config: TrainingConfig, student: nn.Module, placement: Placement) -> None:
-        self.config = config
-        self.student = student
-        self.placement = placement
-        self.scaler = placement.scaler()
+    def __init__(
+        self, config: TrainingConfig, state: RunState, placement: Placement, job: Mapping[str, str] | None = None
+    ) -> None:
+        self.config, self.state, self.placement = config, state, placement
+        self.checkpoints = Checkpoints(config.output_dir, job or {}, placement.ranks, config.keep_last)
 
     def run(
         self,
         step: Step,
         schedule: Schedule,
-        optimizer: Optimizer,
-        loader: Iterable[Batch],
         *,
-        scheduler: Any = None,
         max_grad_norm: float = -1.0,
         callback: Callable[..., Any] | None = None,
         batch_postprocessor: Callable[[Batch], Batch] | None = None,
+        resume: str | PathLike[str] | None = None,
     ) -> int:
         """Train, and return the number of optimiser steps taken.
 
         Raises:
             NonFiniteLossError: a loss became NaN or infinite.
             DataError: the loader gives fewer batches than its length promised.
+            CheckpointError: a checkpoint cannot be written or gone on from, or another run has the folder.
         """
-        tracker = Tracker(
+        saves = schedule.saves_at_all(self.config)
+        with ExitStack() as running:
+            if saves and self.placement.is_main:
+                running.enter_context(locked(self.config.output_dir))
+                self.checkpoints.clear_partial()
+            resumed = resume is not None and self.checkpoints.resume(self.state, resume)
+            tracker = running.enter_context(self._tracker(self.state.batches if resumed else None))
+            bar = running.enter_context(self._progress_bar(schedule))
+            interruption = running.enter_context(Interruption(saves and self.config.save_state))
+            self.state.optimizer.zero_grad()
+            if resumed:
+                step.advance(self.state.step / schedule.total_steps)
+                if schedule.saves_after(self.state.step, self.config):
+                    # It may have been cut off in its callback.
+                    self._call(callback)
+            for window in self._windows(schedule):
+                self._accumulate(step, [_prepared(batch, batch_postprocessor) for batch in window], tracker)
+                if tracker.due(self.state.step):
+                    tracker.flush()
+                    bar.set_postfix(_shown(tracker.latest), refresh=False)
+                self._take_step(max_grad_norm)
+                self.state.step += 1
+                self.state.within = bool(schedule.steps_per_epoch is None or self.state.step % schedule.steps_per_epoch)
+                step.advance(self.state.step / schedule.total_steps)
+                bar.update()
+                due = schedule.saves_after(self.state.step, self.config)
+                asked = max(self.placement.ranks.gather(interruption.asked))
+                if due or asked:
+                    self._save(due)
+                if asked:
+                    interruption.leave(asked)
+                if due:
+                    self._call(callback)
+            tracker.flush()
+            if self.state.step < schedule.total_steps:
+                raise DataError(
+                    f"the dataloader ended after {self.state.step} of {schedule.total_steps} optimiser steps"
+                )
+            return self.state.step
+
+    def _accumulate(self, step: Step, window: list[Batch], tracker: Tracker) -> None:
+        """Forward and backward of the micro-batches of one optimiser step."""
+        share = step.share(window)
+        for batch in window:
+            report = step(batch, share)
+            if not isinstance(batch, Spare):
+                tracker.add(report, batch=self.state.batches, step=self.state.step)
+            self.state.batches += 1
+            self.state.scaler.scale(report.total).backward()
+
+    def _windows(self, schedule: Schedule) -> Iterator[list[Batch]]:
+        """The micro-batches of each optimiser step; with steps, windows cross the end of the loader."""
+        size, stream = self.config.gradient_accumulation_steps, self.state.stream
+        left = schedule.total_steps - self.state.step
+        if schedule.steps_per_epoch is None:
+            yield from itertools.islice(_chunks(stream.endless(), size), left)
+            return
+        while left > 0:
+            epoch, within = divmod(self.state.step, schedule.steps_per_epoch)
+            steps = schedule.steps_per_epoch - within
+            for window in itertools.islice(_chunks(stream.one_pass(epoch), size), steps):
+                if len(window) == size or self.config.keep_last_accumulation:
+                    yield window
+                    left -= 1
+            if self.state.step < (epoch + 1) * schedule.steps_per_epoch:
+                return  # the loader was shorter than it said
+
+    def _take_step(self, max_grad_norm: float) -> None:
+        state = self.state
+        if max_grad_norm > 0:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.student.parameters(), max_grad_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.scheduler is not None:
+            state.scheduler.step()
+        state.optimizer.zero_grad()
+
+    def _save(self, due: bool) -> None:
+        """The student by itself where that is due, and all that is needed to go on."""
+        if due and self.placement.is_main:
+            path = save_student(self.state.student, self.config.output_dir, self.state.step)
+            logger.info("step %d: student saved to %s", self.state.step, path)
+        if self.config.save_state:
+            path = self.checkpoints.save(self.state)
+            if not due:
+                logger.warning("step %d saved to %s; train(..., resume='auto') goes on", self.state.step, path)
+        self.placement.ranks.wait()
+
+    def _call(self, callback: Callable[..., Any] | None) -> None:
+        if callback is not None and self.placement.is_main:
+            # A callback evaluates; whatever mode it leaves behind, training goes on as before.
+            with modes_kept(self.state.student):
+                callback(model=self.state.student, step=self.state.step)
+        self.placement.ranks.wait()
+
+    def _tracker(self, from_batch: int | None) -> Tracker:
+        return Tracker(
             self.config.log_dir if self.placement.is_main else None,
             self.config.log_every,
             check_each=self.placement.device.type == "cpu",
             gather=self.placement.ranks.gather,
+            from_batch=from_batch,
         )
-        bar = self._progress_bar(schedule)
-        done = batches = 0
-        optimizer.zero_grad()
-        try:
-            for window in self._windows(loader, schedule):
-                share = step.share(window := [_prepared(batch, batch_postprocessor) for batch in window])
-                for batch in window:
-                    report = step(batch, share)
-                    if not isinstance(batch, Spare):
-                        tracker.add(report, batch=batches, step=done)
-                    batches += 1
-                    self.scaler.scale(report.total).backward()  # type: ignore[no-untyped-call]
-                if tracker.due(done):
-                    tracker.flush()
-                    bar.set_postfix(_shown(tracker.latest), refresh=False)
-                self._take_step(optimizer, scheduler, max_grad_norm)
-                done += 1
-                step.advance(done / schedule.total_steps)
-                bar.update()
-                if schedule.saves_after(done, self.config):
-                    if self.placement.is_main:
-                        self._save_and_call(done, callback)
-                    self.placement.ranks.wait()
-            tracker.flush()
-            if done < schedule.total_steps:
-                raise DataError(f"the dataloader ended after {done} of {schedule.total_steps} optimiser steps")
-            return done
-        finally:
-            bar.close()
-            tracker.close()
-
-    def _windows(self, loader: Iterable[Batch], schedule: Schedule) -> Iterator[list[Batch]]:
-        """The micro-batches of each optimiser step; with steps, windows cross the end of the loader."""
-        size, ranks = self.config.gradient_accumulation_steps, self.placement.ranks
-        if schedule.steps_per_epoch is None:
-            endless = ranks.part_of(loader, endless=True)
-            yield from itertools.islice(_chunks(cycle(endless), size), schedule.total_steps)
-            return
-        loader = ranks.part_of(loader, spares=self.config.keep_last_accumulation)
-        for _ in range(schedule.num_epochs or 0):
-            for window in itertools.islice(_chunks(iter(loader), size), schedule.steps_per_epoch):
-                if len(window) == size or self.config.keep_last_accumulation:
-                    yield window
-
-    def _take_step(self, optimizer: Optimizer, scheduler: Any, max_grad_norm: float) -> None:
-        if max_grad_norm > 0:
-            self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.student.parameters(), max_grad_norm)
-        self.scaler.step(optimizer)
-        self.scaler.update()
-        if scheduler is not None:
-            scheduler.step()
-        optimizer.zero_grad()
-
-    def _save_and_call(self, step: int, callback: Callable[..., Any] | None) -> None:
-        path = save_student(self.student, self.config.output_dir, step)
-        logger.info("step %d: student saved to %s", step, path)
-        if callback is not None:
-            # A callback evaluates; whatever mode it leaves behind, training goes on as before.
-            with modes_kept(self.student):
-                callback(model=self.student, step=step)
 
     def _progress_bar(self, schedule: Schedule) -> Any:
         from tqdm.auto import tqdm
 
         hidden = not (self.config.progress_bar and self.placement.is_main)
-        return tqdm(total=schedule.total_steps, unit="step", disable=hidden, mininterval=0.5, dynamic_ncols=True)
+        total, done = schedule.total_steps, self.state.step
+        return tqdm(total=total, initial=done, unit="step", disable=hidden, mininterval=0.5, dynamic_ncols=True)
 
 
 def _prepared(batch: Batch, batch_postprocessor: Callable[[Batch], Batch] | None) -> Batch:
@@ -220,21 +264,8 @@ def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield window
 
 
-def cycle(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches of the loader, again and again; none is kept, so that shuffling stays alive."""
-    while True:
-        empty = True
-        for batch in loader:
-            empty = False
-            yield batch
-        if empty:
-            raise DataError(
-                "the dataloader is empty: it gives no batch to train on (an iterator can be read once only)"
-            )
-
-
 def _shown(values: Mapping[str, float]) -> dict[str, str]:
     return {name.removeprefix("unweighted_"): f"{value:.4g}" for name, value in values.items()}
 
 
-__all__ = ["Engine", "Schedule", "Step", "cycle"]
+__all__ = ["Engine", "Schedule", "Step"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Tracker:
         every: optimiser steps between reads.
         check_each: read at every step, for devices where reading costs nothing.
         gather: a value of every process, of which the mean is shown.
+        from_batch: what the log has from this batch on is of a run that was cut off, and is written anew.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Tracker:
         every: int,
         check_each: bool,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
+        from_batch: int | None = None,
     ) -> None:
         self._gather = gather
         self.every = 1 if check_each else every
@@ -38,7 +40,13 @@ class Tracker:
         if log_dir is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(log_dir)
+            self._writer = SummaryWriter(log_dir, purge_step=from_batch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def add(self, report: LossReport, *, batch: int, step: int) -> None:
         """Keep the report of one micro-batch; nothing waits for the device."""

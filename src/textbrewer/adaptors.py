@@ -63,6 +63,10 @@ class TransformersAdaptor:
             return {key: value for key, value in batch.items() if key not in _LABELS}
         return batch
 
+    def read(self, batch: Batch) -> Batch:
+        """What of the batch the outputs depend on: what the model is fed, and what the adaptor itself reads."""
+        return self.feed(batch)
+
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Switch fused attention to eager while maps are matched, and restore it.
@@ -213,6 +217,10 @@ class AdaptedModel:
     def fed(self, batch: Batch) -> Batch:
         """What of the batch the model is fed."""
         return batch if self.ready_adaptor is None else self.ready_adaptor.feed(batch)
+
+    def read(self, batch: Batch) -> Batch:
+        """What of the batch the outputs depend on."""
+        return batch if self.ready_adaptor is None else self.ready_adaptor.read(batch)
 
     def adapt(self, batch: Batch, outputs: Any) -> ModelOutputs:
         """Adapt outputs that are already there."""

@@ -12,7 +12,16 @@ from .errors import ConfigError, Problem
 from .types import Batch
 
 TOKEN_INPUTS = frozenset(
-    ("input_ids", "attention_mask", "token_type_ids", "position_ids", "special_tokens_mask", "inputs_embeds", "labels")
+    (
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+        "position_ids",
+        "special_tokens_mask",
+        "inputs_embeds",
+        "labels",
+        "logits_mask",
+    )
 )
 """The inputs that have a column for each token. Another input may be as wide as the text by chance."""
 

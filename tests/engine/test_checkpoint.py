@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 import os
+import pickle
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from textbrewer.engine.checkpoint import save_student
+from textbrewer import DistillationConfig
+from textbrewer.engine.checkpoint import Checkpoints, RunState, described, locked, save_student
+from textbrewer.errors import CheckpointError
+from textbrewer.losses import ManyToManyLoss, hid_mse_loss, kl_loss
+from textbrewer.matching.projections import AutoProjection
+from textbrewer.ranks import Ranks
 
 
 def loaded(path):
@@ -91,3 +101,189 @@ def test_an_output_dir_that_is_a_file_is_an_error(tmp_path):
     with pytest.raises(FileExistsError):
         save_student(filled(1), str(tmp_path / "taken"), 1)
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+class Fixed:
+    """A stream that stands where it is told to."""
+
+    def __init__(self):
+        self.state = {"at": 0}
+
+    def state_dict(self):
+        return dict(self.state)
+
+    def load_state_dict(self, state, *, within=True):
+        self.state = {**state, "within": within}
+
+
+def run_of(folder, job=None, keep_last=2, seed=0):
+    torch.manual_seed(seed)
+    student, beside = nn.Linear(3, 2), nn.ModuleList([nn.Linear(2, 2)])
+    optimizer = torch.optim.AdamW([*student.parameters(), *beside.parameters()], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer)
+    state = RunState(student, [beside], optimizer, scheduler, torch.amp.GradScaler("cpu", enabled=False), Fixed())
+    return Checkpoints(str(folder), job or {"distiller": "A", "data": "3 batches"}, Ranks(), keep_last), state
+
+
+def stepped(state, number):
+    for _ in range(number):
+        state.optimizer.zero_grad()
+        state.beside[0][0](state.student(torch.rand(4, 3))).sum().backward()
+        state.optimizer.step()
+        state.scheduler.step()
+        state.step += 1
+        state.batches += 1
+    return [p.detach().clone() for p in (*state.student.parameters(), *state.beside[0].parameters())]
+
+
+def test_a_run_goes_on_with_everything_it_had(tmp_path):
+    checkpoints, state = run_of(tmp_path)
+    stepped(state, 3)
+    state.stream.state, state.within = {"at": 5}, True
+    checkpoints.save(state)
+    expected = stepped(state, 2)
+    again, other = run_of(tmp_path, seed=7)
+    assert again.resume(other, "auto")
+    assert (other.step, other.batches, other.within, other.stream.state) == (3, 3, True, {"at": 5, "within": True})
+    found = stepped(other, 2)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert other.scheduler.get_last_lr() == state.scheduler.get_last_lr()
+
+
+def test_without_a_checkpoint_auto_begins_and_a_path_is_refused(tmp_path):
+    checkpoints, state = run_of(tmp_path)
+    assert not checkpoints.resume(state, "auto")
+    with pytest.raises(CheckpointError, match="there is no checkpoint; give a folder step-N"):
+        checkpoints.resume(state, tmp_path / "nowhere")
+
+
+def test_the_last_ones_are_kept(tmp_path):
+    checkpoints, state = run_of(tmp_path, keep_last=2)
+    for _ in range(4):
+        stepped(state, 1)
+        checkpoints.save(state)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-3", "step-4"]
+
+
+def test_checkpoints_of_another_job_are_neither_used_nor_deleted(tmp_path):
+    theirs, their_state = run_of(tmp_path, job={"distiller": "B", "data": "3 batches"})
+    stepped(their_state, 9)
+    theirs.save(their_state)
+    ours, state = run_of(tmp_path, keep_last=1)
+    with pytest.raises(CheckpointError, match="of another job") as raised:
+        ours.resume(state, "auto")
+    assert "distiller: B" in str(raised.value) and "now A" in str(raised.value)
+    assert "data" not in str(raised.value).partition("Different")[2]
+    for _ in range(2):
+        stepped(state, 1)
+        ours.save(state)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-2", "step-9"]
+
+
+DAMAGES = {
+    "a bit is flipped": lambda file: file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1])),
+    "it is cut short": lambda file: file.write_bytes(file.read_bytes()[:10]),
+    "it is gone": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "name", ["student.safetensors", "beside.safetensors", "training.pt", "processes.pt", "state.json", "manifest.json"]
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, caplog, damage, name):
+    checkpoints, state = run_of(tmp_path)
+    for _ in range(2):
+        stepped(state, 1)
+        last = checkpoints.save(state)
+    DAMAGES[damage](last / name)
+    again, other = run_of(tmp_path)
+    assert again.resume(other, "auto") and other.step == 1
+    assert "step-2 is damaged" in caplog.text
+    with pytest.raises(CheckpointError, match=r"damaged|there is no checkpoint"):
+        again.resume(other, last)
+
+
+class Runs:
+    """A pickle that would run a command."""
+
+    def __reduce__(self):
+        return (open, ("/tmp/never-made-by-a-checkpoint", "w"))
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    checkpoints, state = run_of(tmp_path)
+    stepped(state, 1)
+    path = checkpoints.save(state)
+    torch.save(Runs(), path / "training.pt")
+    digests = json.loads((path / "manifest.json").read_text())
+    digests["training.pt"] = hashlib.sha256((path / "training.pt").read_bytes()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(digests))
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoints.resume(state, "auto")
+    assert not Path("/tmp/never-made-by-a-checkpoint").exists()
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, monkeypatch):
+    checkpoints, state = run_of(tmp_path)
+    stepped(state, 1)
+    first = checkpoints.save(state)
+    before = {file.name: file.read_bytes() for file in first.iterdir()}
+
+    def full(*args, **how):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    stepped(state, 1)
+    with pytest.raises(CheckpointError, match=r"step 2 could not be saved .* No space left.*whole: .*step-1"):
+        checkpoints.save(state)
+    assert {file.name: file.read_bytes() for file in first.iterdir()} == before
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
+
+
+def test_a_folder_has_one_run(tmp_path):
+    with locked(str(tmp_path)), pytest.raises(CheckpointError, match="in use by another run"), locked(str(tmp_path)):
+        pass
+    with locked(str(tmp_path)):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path):
+    checkpoints, state = run_of(tmp_path)
+    stepped(state, 1)
+    checkpoints.save(state)
+    (tmp_path / "checkpoints" / ".step-2.123.partial").mkdir()
+    checkpoints.clear_partial()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
+
+
+def test_a_scheduler_without_a_state_is_refused_when_going_on(tmp_path):
+    checkpoints, state = run_of(tmp_path)
+    state.scheduler = type("Own", (), {"step": lambda self: None})()
+    checkpoints.save(state)
+    with pytest.raises(CheckpointError, match="Own has no state_dict"):
+        checkpoints.resume(state, "auto")
+
+
+def test_what_is_sized_by_the_first_batch_comes_back(tmp_path):
+    checkpoints, state = run_of(tmp_path)
+    projection, emd = AutoProjection(), ManyToManyLoss(hid_mse_loss, "hidden_mse")
+    projection.fit(torch.ones(1, 2, 3), torch.ones(1, 2, 5), "match")
+    emd.weights_T, emd.weights_S = torch.tensor([0.25, 0.75]).double(), torch.ones(1).double()
+    state.beside = [nn.ModuleList([projection]), nn.ModuleList([emd])]
+    checkpoints.save(state)
+    fresh = [nn.ModuleList([AutoProjection()]), nn.ModuleList([ManyToManyLoss(hid_mse_loss, "hidden_mse")])]
+    again, other = run_of(tmp_path)
+    other.beside = fresh
+    other.optimizer = state.optimizer
+    again.resume(other, "auto")
+    assert torch.equal(fresh[0][0].weight, projection.weight)
+    assert torch.equal(fresh[1][0].weights_T, emd.weights_T)
+
+
+def test_a_config_is_described_alike_in_every_process():
+    config = DistillationConfig(kd_loss_type=kl_loss, kd_loss_weight_scheduler=lambda x: x)
+    text = described(config)
+    assert "kd_loss_type=kl_loss" in text and "0x" not in text
+    assert text == described(DistillationConfig(kd_loss_type=kl_loss, kd_loss_weight_scheduler=lambda x: x))
+    assert text != described(DistillationConfig(kd_loss_type=kl_loss, temperature=2))

@@ -6,6 +6,7 @@ writes what the student became to FOLDER/end.pt.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def main(job: str) -> None:
     state |= {
         f"beside.{i}.{k}": v for i, p in enumerate(distiller._trained_beside()) for k, v in p.state_dict().items()
     }
-    torch.save(state, folder / "end.pt")
+    if "RANK" not in os.environ or os.environ["RANK"] == "0":
+        torch.save(state, folder / "end.pt")
 
 
 if __name__ == "__main__":

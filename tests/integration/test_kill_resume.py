@@ -22,11 +22,13 @@ BATCHES_AT_RISK = 4
 STEPS = {"general": 32, "cached": 32, "teachers": 30, "tasks": 30}
 
 
-def started(job, folder):
+def started(job, folder, processes=1):
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "resumable.py"), job, str(folder)]
+    together = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(together if processes > 1 else []), str(HERE / "resumable.py"), job, str(folder)]
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    own_group = {"start_new_session": True}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **own_group)
 
 
 def batches_seen(folder):
@@ -118,3 +120,20 @@ def test_many_kills(undisturbed, tmp_path, job):
         folder = tmp_path / str(seed)
         assert interrupted(job, folder, kills=3, seed=seed) == 3
         require_same(undisturbed(job), folder, job)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_processes_that_are_killed_end_as_two_that_are_not(tmp_path):
+    """Every process has random states and a place in the data of its own."""
+    folders = [tmp_path / "undisturbed", tmp_path / "killed"]
+    for folder, kills in zip(folders, (0, 2), strict=True):
+        for _ in range(kills):
+            process = started("general", folder, processes=2)
+            wait_for_batches(process, folder, batches_seen(folder) + 20)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate(timeout=60)
+        process = started("general", folder, processes=2)
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors.decode()[-3000:]
+    require_same(*folders, "general")

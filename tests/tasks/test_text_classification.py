@@ -1,88 +1,128 @@
-"""Texts to batches to scores, with a tokenizer made here."""
+"""One class a text: labels, the loss, predictions and scores."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import math
 
 import pytest
 import torch
 
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 
-from textbrewer.errors import DataError
-from textbrewer.tasks.text_classification import encode, evaluate, loader_of
+from tests.tasks.small import bert, tokenizer_of
+from textbrewer.errors import ConfigError, DataError
+from textbrewer.tasks import Table, TextClassification
 
-TEXTS = ["one two three four", "two", "three one", "four four four four four four"]
-LABELS = [0, 1, 2, 0]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "one", "two", "three", "four"])}
-    fast = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    fast.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=fast, pad_token="[PAD]", unk_token="[UNK]")
+TASK = TextClassification({"0": "bad", "1": "good", "?": "odd"}, max_length=12)
+TOKENIZER = tokenizer_of()
 
 
-def test_rows_are_cut_and_labelled(tokenizer):
-    rows = encode(TEXTS, LABELS, tokenizer, max_length=3)
-    assert [row["input_ids"] for row in rows] == [[2, 3, 4], [3], [4, 2], [5, 5, 5]]
-    assert [row["labels"] for row in rows] == LABELS
+def test_labels_of_data_make_a_task():
+    rows = [{"text": "a", "label": 10}, {"text": "b", "label": 9.0}, {"text": "c", "label": None}]
+    assert TextClassification.from_data(rows, max_length=16).labels == ["9", "10"]
+    assert TextClassification.from_data([{"x": "a", "y": "n"}, {"x": "b", "y": "m"}], {"text": "x"}).labels == [
+        "m",
+        "n",
+    ]
+    with pytest.raises(DataError, match="'label'"):
+        TextClassification.from_data([{"text": "a"}])
 
 
-def test_texts_and_labels_must_be_as_many(tokenizer):
-    with pytest.raises(DataError, match="4 texts, but 3 labels"):
-        encode(TEXTS, LABELS[:3], tokenizer, 8)
+def test_named_classes_keep_their_own_order():
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["pos", "neg"]))
+    data = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, -1]}, features=features)
+    task = TextClassification.from_data(data)
+    assert task.class_names == ["pos", "neg"]
+    assert [row["label"] for row in task.rows(data)] == ["neg", None]
 
 
-def test_batches_are_padded_to_their_longest_row(tokenizer):
-    batches = list(loader_of(encode(TEXTS, LABELS, tokenizer, 8), tokenizer, 2))
-    assert [tuple(batch["input_ids"].shape) for batch in batches] == [(2, 4), (2, 6)]
-    assert batches[0]["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
-    assert batches[1]["labels"].tolist() == [2, 0]
+def test_data_is_mapped_to_names():
+    rows = TASK.rows([{"text": "a", "label": value} for value in (0, "1", 1.0, "good", "?")])
+    assert [row["label"] for row in rows] == ["bad", "good", "good", "good", "odd"]
+    assert rows.report.labels == {"bad": 1, "good": 3, "odd": 1}
 
 
-def test_a_seed_fixes_the_order_and_epochs_differ(tokenizer):
-    rows = encode(TEXTS * 5, LABELS * 5, tokenizer, 8)
-
-    def order(loader):
-        return [batch["input_ids"].tolist() for batch in loader]
-
-    first, again = loader_of(rows, tokenizer, 4, shuffle_seed=3), loader_of(rows, tokenizer, 4, shuffle_seed=3)
-    one = order(first)
-    assert one == order(again)
-    assert one != order(first)
+def batch_and_loss(labels):
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0], [1.0, 1.0, 1.0]], requires_grad=True)
+    found = TASK.learned(logits, {"labels": torch.tensor(labels)})
+    assert found["logits"] is logits and found["labels"].tolist() == labels
+    return logits, found["losses"]
 
 
-def test_no_rows(tokenizer):
-    with pytest.raises(DataError, match="no rows"):
-        loader_of([], tokenizer, 2)
+def test_the_loss_is_the_mean_over_labelled_rows():
+    _, loss = batch_and_loss([0, -100, 2])
+    first = -math.log(math.exp(2) / (math.exp(2) + 1 + math.e))
+    assert loss.item() == pytest.approx((first + math.log(3)) / 2)
 
 
-class Guesser(torch.nn.Module):
-    """Guesses the first token's id modulo 3."""
-
-    def __init__(self):
-        super().__init__()
-        self.unused = torch.nn.Linear(1, 1)
-
-    def forward(self, input_ids, attention_mask, **others):
-        assert "labels" not in others
-        assert not self.training
-        return SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids[:, 0] % 3, 3).float())
+def test_a_batch_without_any_label_costs_nothing():
+    logits, loss = batch_and_loss([-100, -100, -100])
+    loss.backward()
+    assert loss.item() == 0.0 and logits.grad.abs().sum() == 0
+    assert TASK.learned(logits, {}) == {"logits": logits}
 
 
-def test_scores(tokenizer):
-    model = Guesser().train()
-    loader = loader_of(encode(TEXTS, LABELS, tokenizer, 8), tokenizer, 3)
-    # First tokens 2, 3, 4, 5 give the guesses 2, 0, 1, 2; with these labels two of four are right.
-    for batch in loader:
-        batch["labels"].copy_(batch["labels"])
-    scores = evaluate(model, [{**b, "labels": (b["input_ids"][:, 0] % 3) * (b["labels"] != 1)} for b in loader])
-    assert scores["accuracy"] == 1.0
-    wrong = evaluate(model, list(loader))
-    assert wrong["accuracy"] == 0.0 and wrong["macro_f1"] == 0.0
-    assert model.training
+def test_the_loss_of_half_precision_is_computed_in_full():
+    logits = torch.tensor([[8.0, 0.0, 0.0]], dtype=torch.bfloat16)
+    loss = TASK.learned(logits, {"labels": torch.tensor([0])})["losses"]
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(math.log(1 + 2 * math.exp(-8)), rel=1e-3)
+
+
+def test_predictions_are_plain_and_in_order():
+    model = bert(TASK, TOKENIZER, seed=3)
+    texts = ["a", "bcdefgh i", "", "b"]
+    found = TASK.predict(model, texts, TOKENIZER, batch_size=2)
+    for text, each in zip(texts, found, strict=True):
+        with torch.no_grad():
+            logits = model(**TOKENIZER(text, return_tensors="pt")).logits[0]
+        expected = logits.softmax(-1).tolist()
+        assert list(each["scores"].values()) == pytest.approx(expected, abs=1e-6)
+        assert each["label"] == TASK.class_names[expected.index(max(expected))]
+        assert type(each["scores"]["bad"]) is float
+    assert TASK.predict(model, [], TOKENIZER) == []
+
+
+def test_predictions_of_pairs_dicts_and_tables():
+    model = bert(TASK, TOKENIZER)
+    (pair,) = TASK.predict(model, [("a", "b")], TOKENIZER)
+    (same,) = TASK.predict(model, [{"text": "a", "text_pair": "b"}], TOKENIZER)
+    (again,) = TASK.predict(model, Table([{"sentence1": "a", "sentence2": "b", "label": 7}], "t"), TOKENIZER)
+    (single,) = TASK.predict(model, ["a"], TOKENIZER)
+    assert pair == same == again != single
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [("a text", "a list of inputs, got one str"), ({"text": "a"}, "got one dict"), ([3], "or a dict, got int")],
+)
+def test_inputs_of_another_kind(inputs, message):
+    with pytest.raises(DataError, match=message):
+        TASK.predict(bert(TASK, TOKENIZER), inputs, TOKENIZER)
+
+
+def test_scores_of_known_predictions():
+    rows = TASK.rows([{"text": "a", "label": label} for label in ("bad", "good", "odd", "odd")])
+    predictions = [{"label": label} for label in ("bad", "good", "odd", "bad")]
+    found = TASK.score(predictions, rows)
+    assert found["accuracy"] == 0.75
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)
+    assert TASK.main_metric == "accuracy" and TextClassification(["a", "b"], metric="mcc").main_metric == "mcc"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metric": "f2"}, "`metric`"),
+        ({"max_length": 2}, "`max_length`"),
+        ({"max_lenght": 12}, r"did you mean 'max_length'\?"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        TextClassification(labels=["a", "b"], **settings)
+
+
+def test_a_task_is_a_config():
+    task = TextClassification.from_dict({"labels": {"0": "no", "1": "yes"}, "max_length": 20})
+    assert task.max_length == 20 and "max_length : 20" in str(task)

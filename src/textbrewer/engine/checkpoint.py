@@ -145,7 +145,8 @@ class Checkpoints:
                 found.append((path, json.loads((path / _STATE).read_text(encoding="utf-8"))))
             except (OSError, ValueError):
                 found.append((path, {}))
-        return sorted(found, key=lambda each: float(each[1].get("saved", 0)), reverse=True)
+        saved = {path: float(about.get("saved", path.stat().st_mtime)) for path, about in found}
+        return sorted(found, key=lambda each: saved[each[0]], reverse=True)
 
     def _prune(self) -> None:
         own = [path for path, about in self._found() if about.get("job") == self.job]

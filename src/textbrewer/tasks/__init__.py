@@ -1,1 +1,42 @@
-"""What a task needs around a model: rows, batches and scores."""
+"""What a task needs around a model: rows, batches, what its outputs mean, scores and predictions."""
+
+from .adaptor import TaskAdaptor
+from .data import FORMATS, DataReport, Finding, Lengths, Rows, Table, read
+from .encoded import Encoded
+from .glue import GLUE, glue_task
+from .multi_label import MultiLabelClassification
+from .question_answering import QuestionAnswering
+from .regression import TextRegression
+from .task import Task
+from .text_classification import TextClassification
+from .token_classification import TokenClassification
+
+TASKS: dict[str, type[Task]] = {
+    "text_classification": TextClassification,
+    "multi_label_classification": MultiLabelClassification,
+    "text_regression": TextRegression,
+    "token_classification": TokenClassification,
+    "question_answering": QuestionAnswering,
+}
+"""Tasks by the name that recipes use; their arguments are the keys of ``task`` there."""
+
+__all__ = [
+    "FORMATS",
+    "GLUE",
+    "TASKS",
+    "DataReport",
+    "Encoded",
+    "Finding",
+    "Lengths",
+    "MultiLabelClassification",
+    "QuestionAnswering",
+    "Rows",
+    "Table",
+    "Task",
+    "TaskAdaptor",
+    "TextClassification",
+    "TextRegression",
+    "TokenClassification",
+    "glue_task",
+    "read",
+]

@@ -1,0 +1,108 @@
+"""The ready adaptor of the tasks: the loss on what is labelled, and the masks of what a teacher's outputs mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ..adaptors import TransformersAdaptor
+from ..errors import AdaptorError, DataError
+from ..feeding import accepts, named_inputs
+from ..types import Batch
+from .encoded import TARGETS
+
+if TYPE_CHECKING:
+    from .task import Task
+
+MASK = "logits_mask"
+"""The key by which a batch says at which positions logits mean something."""
+
+
+class TaskAdaptor(TransformersAdaptor):
+    """What a model's outputs mean for a task, for any module that gives logits.
+
+    The model is fed neither labels nor masks of logits, so it need not know them, nor token types if it takes none: the
+    loss is the task's, a mean over what is labelled. A batch may mix rows with and without labels; one without any
+    costs nothing. All else is as in :class:`~textbrewer.TransformersAdaptor`.
+
+    Args:
+        task: says what the logits mean.
+        model: the model whose outputs are read.
+        features: the intermediate features that matches read: ``"hidden"``, ``"attention"``.
+        teacher: True leaves the loss out.
+    """
+
+    def __init__(
+        self, task: Task, model: nn.Module, features: frozenset[str] = frozenset(), *, teacher: bool = False
+    ) -> None:
+        super().__init__(model, features, teacher=teacher)
+        self.task = task
+        self.positions = positions_of(model)
+
+    def feed(self, batch: Batch) -> Batch:
+        """The batch without labels and masks of logits.
+
+        Raises:
+            DataError: its rows are longer than the model has positions.
+        """
+        if not isinstance(batch, Mapping):
+            return batch
+        ids = batch.get("input_ids")
+        if self.positions is not None and isinstance(ids, Tensor) and ids.shape[-1] > self.positions:
+            raise DataError(
+                f"the batch has {ids.shape[-1]} tokens a row, and {type(self.model).__name__} takes {self.positions}; "
+                f"encode with max_length={self.positions} or less"
+            )
+        return {
+            key: value
+            for key, value in batch.items()
+            if key not in (*TARGETS, MASK) and (key != "token_type_ids" or accepts(self.model, key))
+        }
+
+    def read(self, batch: Batch) -> Batch:
+        """What of the batch the outputs depend on: what the model is fed, and the mask of its logits."""
+        fed = self.feed(batch)
+        return {**fed, MASK: batch[MASK]} if isinstance(batch, Mapping) and MASK in batch else fed
+
+    @property
+    def cache_key(self) -> str:
+        """Tells a teacher cache what this adaptor makes of a model's outputs; masks stand in the batch."""
+        return f"task {self.task.name}"
+
+    def masks(self, batch: Batch) -> dict[str, Any]:
+        """What of the batch is real, without running the model."""
+        found = super().masks(batch)
+        return {**found, **self.task.masks(named_inputs(self.model, batch))} if found else found
+
+    def logits(self, batch: Batch, model_outputs: Any) -> Any:
+        """The model's logits, as they are but for those of padded positions of an answer.
+
+        Raises:
+            AdaptorError: there are none.
+        """
+        found = super().__call__(batch, model_outputs)
+        if "logits" not in found:
+            raise AdaptorError(f"{type(self.model).__name__} gives no logits; this task's head is {self.task.head}")
+        return found["logits"]
+
+    def __call__(self, batch: Batch, model_outputs: Any) -> dict[str, Any]:
+        """The adaptor itself: ``(batch, model_outputs) -> dict``."""
+        found = super().__call__(batch, model_outputs)
+        kept = {key: value for key, value in found.items() if key not in ("losses", "labels", "logits_mask")}
+        if "logits" not in found:
+            return kept  # of a teacher that stopped at a hidden state, say
+        learned = self.task.learned(found["logits"], named_inputs(self.model, batch))
+        if self.teacher:
+            learned.pop("losses", None)
+        return {**kept, **learned}
+
+
+def positions_of(model: nn.Module) -> int | None:
+    """How many tokens a model with learned positions takes; None for any number."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa counts positions from behind the padding's.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None

@@ -1,0 +1,122 @@
+"""How good predictions are: classes, sets of classes, numbers and entities. All scores are between -1 and 1."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ._needed import needed
+
+
+def class_scores(true: Sequence[int], predicted: Sequence[int], classes: int) -> dict[str, float]:
+    """Scores of one class a row.
+
+    ``accuracy``; ``macro_f1``, the mean F1 of the classes that occur on either side; ``micro_f1``, the same as accuracy
+    where each row has one class; ``mcc``, Matthews' correlation; with two classes also ``f1``, that of the second.
+
+    Args:
+        true: of each row.
+        predicted: of each row.
+        classes: how many there are.
+
+    >>> class_scores([0, 1, 1, 0], [0, 1, 0, 0], 2)["accuracy"]
+    0.75
+    """
+    metrics = _metrics(true, predicted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a single class on both sides, whose correlation is 0
+        correlation = metrics.matthews_corrcoef(true, predicted)
+    found = {
+        "accuracy": metrics.accuracy_score(true, predicted),
+        "macro_f1": metrics.f1_score(true, predicted, average="macro", zero_division=0),
+        "micro_f1": metrics.f1_score(true, predicted, average="micro", zero_division=0),
+        "mcc": correlation,
+    }
+    if classes == 2:
+        found["f1"] = metrics.f1_score(true, predicted, pos_label=1, labels=[1], average="micro", zero_division=0)
+    return _plain(found)
+
+
+def set_scores(true: Any, predicted: Any) -> dict[str, float]:
+    """Scores of any number of classes a row, each of ``(rows, classes)`` with 0 and 1.
+
+    ``micro_f1`` over all decisions; ``macro_f1``, the mean over classes, 0 for one that never occurs; ``accuracy``, the
+    share of rows whose set is exactly right.
+
+    >>> set_scores([[1, 0], [1, 1]], [[1, 0], [0, 1]])["accuracy"]
+    0.5
+    """
+    metrics = _metrics(true, predicted)
+    true, predicted = np.asarray(true), np.asarray(predicted)
+    return _plain(
+        {
+            "micro_f1": metrics.f1_score(true, predicted, average="micro", zero_division=0),
+            "macro_f1": metrics.f1_score(true, predicted, average="macro", zero_division=0),
+            "accuracy": (true == predicted).all(axis=1).mean(),
+        }
+    )
+
+
+def number_scores(true: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+    """``pearson`` and ``spearman`` correlation (STS-B), 0 where a side is constant or a single number, and ``mse``.
+
+    >>> round(number_scores([1, 2, 3], [2, 4, 7])["pearson"], 4)
+    0.9934
+    """
+    _metrics(true, predicted)
+    stats = needed("scipy.stats", "scikit-learn", "the correlation of numbers")
+    difference = np.asarray(true, dtype=float) - np.asarray(predicted, dtype=float)
+    if len(difference) == 1:
+        return {"pearson": 0.0, "spearman": 0.0, "mse": float(difference[0] ** 2)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a constant side, where the correlation is not defined
+        found = {
+            "pearson": stats.pearsonr(true, predicted).statistic,
+            "spearman": stats.spearmanr(true, predicted).statistic,
+        }
+    return _plain({**found, "mse": (difference**2).mean()})
+
+
+def entity_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
+    """``f1``, ``precision`` and ``recall`` of whole entities by seqeval, and ``accuracy`` of tags.
+
+    An entity counts if its type and both ends are right, over all types at once, as in CoNLL's scorer.
+
+    Args:
+        true: tags of each sentence, in IOB2 or IOBES.
+        predicted: as many, well-formed or not.
+
+    >>> entity_scores([["B-LOC", "I-LOC", "O"]], [["B-LOC", "I-LOC", "O"]])["f1"]
+    1.0
+    """
+    seqeval = needed("seqeval.metrics", "seqeval", "scoring entities")
+    listed = [list(tags) for tags in true], [list(tags) for tags in predicted]
+    if not listed[0]:
+        raise DataError("there is nothing to score: no rows")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tags that are no chunks, and of types that never occur
+        return _plain(
+            {
+                "f1": seqeval.f1_score(*listed, zero_division=0),
+                "precision": seqeval.precision_score(*listed, zero_division=0),
+                "recall": seqeval.recall_score(*listed, zero_division=0),
+                "accuracy": seqeval.accuracy_score(*listed),
+            }
+        )
+
+
+def _metrics(true: Any, predicted: Any) -> Any:
+    """scikit-learn's metrics, once there is something to score."""
+    if len(true) != len(predicted):
+        raise DataError(f"expected a prediction for each of {len(true)} rows, got {len(predicted)}")
+    if len(true) == 0:
+        raise DataError("there is nothing to score: no rows")
+    return needed("sklearn.metrics", "scikit-learn", "scoring")
+
+
+def _plain(found: dict[str, Any]) -> dict[str, float]:
+    return {name: 0.0 if np.isnan(value) else float(value) for name, value in found.items()}

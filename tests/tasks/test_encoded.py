@@ -1,0 +1,100 @@
+"""Features to batches."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+pytest.importorskip("transformers", reason="needs the extra `hf`")
+
+from tests.tasks.small import tokenizer_of
+from textbrewer import LengthGroupedBatches
+from textbrewer.errors import DataError
+from textbrewer.tasks import DataReport, Encoded
+from textbrewer.tasks.encoded import Padding, Part
+
+FEATURES = [
+    {"input_ids": np.array([5, 6, 7]), "token_type_ids": np.array([0, 0, 1]), "labels": np.array([1, -100, 2])},
+    {"input_ids": np.array([8]), "token_type_ids": np.array([0]), "labels": np.array([3])},
+]
+
+
+def test_everything_by_token_is_padded_to_the_longest_row():
+    batch = Padding(tokenizer_of(), by_token=("labels",))(FEATURES)
+    assert {key: value.tolist() for key, value in batch.items()} == {
+        "input_ids": [[5, 6, 7], [8, 0, 0]],
+        "attention_mask": [[1, 1, 1], [1, 0, 0]],
+        "token_type_ids": [[0, 0, 1], [0, 0, 0]],
+        "labels": [[1, -100, 2], [3, -100, -100]],
+    }
+    assert all(value.dtype == torch.int64 for value in batch.values())
+
+
+def test_padding_on_the_left():
+    batch = Padding(tokenizer_of(padding_side="left"), by_token=("labels",))(FEATURES)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch["labels"].tolist() == [[1, -100, 2], [-100, -100, 3]]
+
+
+def test_values_of_a_row_are_not_padded_even_if_they_are_as_many_as_its_tokens():
+    rows = [{"input_ids": np.array([5, 6, 7]), "labels": np.array([0.0, 1.0, 0.5], dtype=np.float32)}] * 2
+    batch = Padding(tokenizer_of())(rows)
+    assert batch["labels"].dtype == torch.float32 and batch["labels"].tolist() == [[0.0, 1.0, 0.5]] * 2
+    numbers = Padding(tokenizer_of())([{"input_ids": np.array([5]), "labels": 1, "start_positions": 4}])
+    assert numbers["labels"].tolist() == [1] and numbers["start_positions"].dtype == torch.int64
+
+
+def test_a_tokenizer_without_a_padding_token():
+    tokenizer = tokenizer_of()
+    tokenizer.pad_token = None
+    with pytest.raises(DataError, match=r"no padding token; set one, e.g. tokenizer.pad_token = tokenizer.eos_token"):
+        Padding(tokenizer)
+
+
+def encoded(number):
+    features = [{"input_ids": np.array([i + 5]), "labels": i, "start_positions": 0} for i in range(number)]
+    report = DataReport("a", number, number, number)
+    return Encoded(
+        [{"text": str(i)} for i in range(number)], features, [Part(i) for i in range(number)], PADDING, report
+    )
+
+
+PADDING = Padding(tokenizer_of())
+
+
+def test_a_seed_fixes_the_order_and_epochs_differ():
+    def order(loader):
+        return torch.cat([batch["labels"] for batch in loader]).tolist()
+
+    data = encoded(20)
+    first, again = data.loader(4, shuffle_seed=3), data.loader(4, shuffle_seed=3)
+    one = order(first)
+    assert one == order(again) != order(first) and sorted(one) == list(range(20)) == order(data.loader(3))
+
+
+def test_other_processes_can_collate():
+    padding = pickle.loads(pickle.dumps(PADDING))
+    assert padding(encoded(2).features)["labels"].tolist() == [0, 1]
+
+
+def test_without_labels():
+    data = encoded(3).without_labels()
+    assert set(next(iter(data.loader(3)))) == {"input_ids", "attention_mask"}
+    assert data.report.labelled == 0 and len(data) == 3
+
+
+def test_batches_of_like_lengths():
+    data = Encoded([{}] * 4, [FEATURES[0], FEATURES[1]] * 2, [Part(i) for i in range(4)], PADDING, encoded(4).report)
+    assert data.lengths == [3, 1, 3, 1]
+    batches = DataLoader(data, batch_sampler=LengthGroupedBatches(data.lengths, 2), collate_fn=data.padding)
+    assert sorted(batch["input_ids"].shape[1] for batch in batches) == [1, 3]
+
+
+def test_no_rows():
+    with pytest.raises(DataError, match="no rows"):
+        encoded(0).loader(2)

@@ -1,0 +1,114 @@
+"""What all tasks do alike: load models, check labels, evaluate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="needs the extra `hf`")
+
+from tests.tasks.small import bert, tokenizer_of
+from textbrewer import StudentConfig, build_student
+from textbrewer.errors import ConfigError, DataError
+from textbrewer.tasks import TASKS, QuestionAnswering, Task, TextClassification
+from textbrewer.tasks.task import softmax, unpadded
+
+TOKENIZER = tokenizer_of()
+TASK = TextClassification(["x", "y", "z"], max_length=16)
+ROWS = [{"text": text, "label": label} for text, label in [("abcdefg", "x"), ("b", "y"), ("cd", "z"), ("e", "x")]]
+
+
+def test_every_task_has_its_name():
+    for name, task in TASKS.items():
+        assert issubclass(task, Task) and task.name == name and task.head.startswith("AutoModelFor") and task.__doc__
+
+
+def test_a_model_is_loaded_with_its_labels_saved(tmp_path):
+    base = bert(QuestionAnswering(), TOKENIZER)
+    base.save_pretrained(tmp_path / "base")
+    model = TASK.load(tmp_path / "base")
+    assert model.config.id2label == {0: "x", 1: "y", 2: "z"} and model.config.label2id["z"] == 2
+    assert torch.equal(model.bert.embeddings.word_embeddings.weight, base.bert.embeddings.word_embeddings.weight)
+    model.save_pretrained(tmp_path / "tuned")
+    again = TASK.load(str(tmp_path / "tuned"), dtype=torch.float64)
+    assert torch.equal(again.classifier.weight, model.classifier.weight.double())
+    assert build_student(again, StudentConfig(num_layers=1)).config.id2label == model.config.id2label
+
+
+@pytest.mark.parametrize("labels", [["y", "x", "z"], ["x", "y"], ["x", "y", "w"]])
+def test_a_checkpoint_with_other_labels_is_refused(tmp_path, labels):
+    bert(TASK, TOKENIZER).save_pretrained(tmp_path)
+    other = TextClassification(labels)
+    with pytest.raises(
+        ConfigError, match=r"`labels`: expected \[.*\], got \['x', 'y', 'z'\]; make the task with the mod"
+    ):
+        other.load(tmp_path)
+    model = TASK.load(tmp_path)
+    for use in (
+        other.adaptor,
+        lambda model: other.evaluate(model, other.encode([{"text": "a", "label": "x"}], TOKENIZER)),
+    ):
+        with pytest.raises(ConfigError, match="text_classification and its model"):
+            use(model)
+
+
+def test_a_teacher_may_name_the_same_labels_in_another_order_but_no_others():
+    other = bert(TextClassification(["y", "z", "x"]), TOKENIZER)
+    assert TASK.adaptor(other, teacher=True).teacher
+    with pytest.raises(ConfigError, match="labels of the teacher"):
+        TASK.adaptor(bert(TextClassification(["x", "y", "w"]), TOKENIZER), teacher=True)
+
+
+def test_labels_without_names_are_counted():
+    unnamed = bert(TASK, TOKENIZER, id2label={i: f"LABEL_{i}" for i in range(3)}, label2id=None)
+    assert TASK.adaptor(unnamed).task is TASK
+    with pytest.raises(ConfigError, match="LABEL_1"):
+        TextClassification(["x", "y"]).adaptor(unnamed)
+
+
+def test_evaluation_depends_neither_on_order_nor_on_batches():
+    model = bert(TASK, TOKENIZER, seed=5).train()
+    data = TASK.encode(ROWS, TOKENIZER)
+    scores = TASK.evaluate(model, data)
+    said = [found["label"] for found in TASK.predict(model, [row["text"] for row in ROWS], TOKENIZER)]
+    assert scores["accuracy"] == sum(a == row["label"] for a, row in zip(said, ROWS, strict=True)) / 4
+    assert TASK.evaluate(model, data.loader(1, shuffle_seed=0)) == TASK.evaluate(model, data, batch_size=3) == scores
+    assert model.training
+
+
+def test_extra_arguments_reach_the_model():
+    model = bert(TASK, TOKENIZER)
+    seen = []
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs.get("use_cache")), with_kwargs=True)
+    TASK.evaluate(model, TASK.encode(ROWS, TOKENIZER), use_cache=False)
+    TASK.predict(model, ["a"], TOKENIZER, use_cache=False)
+    assert seen == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*ROWS, {"text": "f"}, {"text": "g"}], r"2 rows of 6 without a label \(the first is row 5\)"),
+        ([{"text": "a"}], "1 row of 1 without a label"),
+    ],
+)
+def test_evaluation_needs_labels(rows, message):
+    with pytest.raises(DataError, match=message):
+        TASK.evaluate(bert(TASK, TOKENIZER), TASK.encode(rows, TOKENIZER))
+
+
+def test_a_loader_of_something_else():
+    with pytest.raises(DataError, match=r"a loader of encode\(…\), got one of list"):
+        TASK.evaluate(bert(TASK, TOKENIZER), torch.utils.data.DataLoader([1, 2]))
+
+
+def test_logits_row_by_row():
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
+    tokens = torch.arange(18.0).reshape(2, 3, 3)
+    rows = unpadded(tokens, mask)
+    assert [row.tolist() for row in rows] == [tokens[0, :2].tolist(), tokens[1, 1:].tolist()]
+    # Three classes are not three tokens.
+    assert [row.tolist() for row in unpadded(tokens[:, 0], mask)] == tokens[:, 0].tolist()
+    both = unpadded([tokens[:, 0], tokens[:, 1]], mask)
+    assert [[part.tolist() for part in row] for row in both] == [[[0, 1], [3, 4]], [[10, 11], [13, 14]]]
+    assert softmax([1e4, 0.0]).tolist() == [1.0, 0.0]

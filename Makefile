@@ -30,8 +30,10 @@ check: setup  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## print ratios measured side by side
+bench: setup  ## print ratios measured side by side: half an hour on 2 cores
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/step.py
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/cache.py
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/epochs.py
 
 docs: setup  ## build the documentation into site/
 	$(PIP) -e '.[docs]'

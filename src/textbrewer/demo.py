@@ -252,7 +252,7 @@ class Workshop:
             )
 
     def _train_config(self, log_dir: str) -> TrainingConfig:
-        return TrainingConfig(ckpt_frequency=0, log_dir=log_dir, output_dir=str(self.output_dir))
+        return TrainingConfig(ckpt_frequency=0, save_state=False, log_dir=log_dir, output_dir=str(self.output_dir))
 
     def _distill_config(self, teacher: Any) -> DistillationConfig:
         """Soft labels, and the student's hidden states matched to the teacher layers they stand for."""

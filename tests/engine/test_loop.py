@@ -15,7 +15,7 @@ from textbrewer import TrainingConfig
 from textbrewer.engine import Engine, Schedule
 from textbrewer.engine.checkpoint import RunState
 from textbrewer.engine.devices import Placement
-from textbrewer.errors import DataError
+from textbrewer.errors import DataError, NonFiniteLossError
 from textbrewer.objective import Share
 from textbrewer.stream import Stream
 from textbrewer.types import LossReport
@@ -237,3 +237,52 @@ def test_a_dropped_accumulation_is_said_once(tmp_path, caplog):
         run(tmp_path, numbers(1, 2, 3), epochs=2, train={"gradient_accumulation_steps": 2})
     said = [message.getMessage() for message in caplog.records] + [str(warning.message) for warning in record]
     assert sum("keep_last_accumulation" in text for text in said) == 1
+
+
+def broken_at(places, model, kind):
+    """A step whose loss or gradient is NaN at some batches."""
+
+    class Broken(Recorder):
+        def __call__(self, batch, share):
+            report = super().__call__(batch, share)
+            if len(self.batches) - 1 not in places:
+                return report
+            if kind == "loss":
+                return LossReport(
+                    report.total * float("nan"), {"unweighted_x": report.loss * float("nan")}, report.loss
+                )
+            # The square root of zero is zero, and its slope infinite.
+            zero = (model.weight.sum() - model.weight.detach().sum()) * 0
+            return LossReport(report.total + (zero + 0.0).sqrt() * 0 + zero.abs().sqrt(), {}, report.loss)
+
+    return Broken(model)
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_what_is_not_finite_is_skipped_and_counted_if_asked(tmp_path, caplog, kind):
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+    config = TrainingConfig(output_dir=str(tmp_path), device="cpu", progress_bar=False, on_nonfinite="skip")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = numbers(1, 2, 3, 4)
+    moved = []
+    step = broken_at({1, 2}, model, kind)
+    step.advance = lambda progress: moved.append(model.weight.item())
+    engine_of(config, model, optimizer, loader).run(step, Schedule.of(config, loader, 1, None))
+    assert moved[0] == moved[1] == moved[2] != moved[3]
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert "optimiser step 2" in caplog.text and "Skipped; 2 in all" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_what_is_not_finite_stops_before_the_weights_are_touched(tmp_path, kind):
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+    config = TrainingConfig(output_dir=str(tmp_path), device="cpu", progress_bar=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = numbers(1, 2)
+    with pytest.raises(NonFiniteLossError, match="optimiser step 2"):
+        engine_of(config, model, optimizer, loader).run(
+            broken_at({1}, model, kind), Schedule.of(config, loader, 1, None)
+        )
+    assert all(parameter.isfinite().all() for parameter in model.parameters())

@@ -59,6 +59,9 @@ class TrainingConfig(Config):
         compile_models: run student and teachers through ``torch.compile``.
         save_state: write, with each ``gs{step}.pkl``, a folder ``checkpoints/step-N`` from which ``resume`` goes on.
         keep_last: how many of these folders are kept.
+        on_nonfinite: what a NaN or infinity in the losses or gradients does: ``"stop"`` ends the run with an error that
+            names the step and the terms (found every ``log_every`` steps on an accelerator, at every step on a CPU);
+            ``"skip"`` takes no optimiser step, says so and goes on, for which an accelerator is waited for each step.
 
     Raises:
         ConfigError: with every problem at once.
@@ -86,6 +89,7 @@ class TrainingConfig(Config):
     compile_models: bool = False
     save_state: bool = True
     keep_last: Annotated[int, Field(ge=1)] = 2
+    on_nonfinite: Literal["stop", "skip"] = "stop"
 
     @model_validator(mode="after")
     def _precisions_agree(self) -> Self:

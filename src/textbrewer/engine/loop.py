@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..configs import TrainingConfig
 from ..errors import DataError, count_of
@@ -157,10 +157,12 @@ class Engine:
                     self._call(callback)
             for window in self._windows(schedule):
                 self._accumulate(step, [_prepared(batch, batch_postprocessor) for batch in window], tracker)
+                norm = self._norm_of_gradients(max_grad_norm)
+                tracker.add_gradients(norm, step=self.state.step)
                 if tracker.due(self.state.step):
                     tracker.flush()
                     bar.set_postfix(_shown(tracker.latest), refresh=False)
-                self._take_step(max_grad_norm)
+                self._take_step(norm)
                 self.state.step += 1
                 self.state.within = bool(schedule.steps_per_epoch is None or self.state.step % schedule.steps_per_epoch)
                 step.advance(self.state.step / schedule.total_steps)
@@ -207,12 +209,21 @@ class Engine:
             if self.state.step < (epoch + 1) * schedule.steps_per_epoch:
                 return  # the loader was shorter than it said
 
-    def _take_step(self, max_grad_norm: float) -> None:
+    def _norm_of_gradients(self, max_grad_norm: float) -> Tensor | None:
+        """Of the student's, clipped to ``max_grad_norm``; None where the scaler of float16 looks after them."""
         state = self.state
         if max_grad_norm > 0:
             state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.student.parameters(), max_grad_norm)
-        state.scaler.step(state.optimizer)
+            norm = nn.utils.clip_grad_norm_(state.student.parameters(), max_grad_norm)
+            return None if state.scaler.is_enabled() else norm
+        if state.scaler.is_enabled():
+            return None
+        return nn.utils.get_total_norm([p.grad for p in state.student.parameters() if p.grad is not None])
+
+    def _take_step(self, norm: Tensor | None) -> None:
+        state = self.state
+        if norm is None or self.config.on_nonfinite == "stop" or bool(norm.isfinite()):
+            state.scaler.step(state.optimizer)
         state.scaler.update()
         if state.scheduler is not None:
             state.scheduler.step()
@@ -243,6 +254,7 @@ class Engine:
             check_each=self.placement.device.type == "cpu",
             gather=self.placement.ranks.gather,
             from_batch=from_batch,
+            stops=self.config.on_nonfinite == "stop",
         )
 
     def _progress_bar(self, schedule: Schedule) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, Self
@@ -13,6 +14,9 @@ from ..errors import NonFiniteLossError
 from ..types import LossReport
 
 
+logger = logging.getLogger("textbrewer")
+
+
 class Tracker:
     """Collects the reports of a run and reads them from the device many at a time.
 
@@ -21,6 +25,7 @@ class Tracker:
         every: optimiser steps between reads.
         check_each: read at every step, for devices where reading costs nothing.
         gather: a value of every process, of which the mean is shown.
+        stops: raise where something is not finite; otherwise such steps are skipped, and said and counted here.
         from_batch: what the log has from this batch on is of a run that was cut off, and is written anew.
     """
 
@@ -31,8 +36,13 @@ class Tracker:
         check_each: bool,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
         from_batch: int | None = None,
+        stops: bool = True,
     ) -> None:
         self._gather = gather
+        self._stops = stops
+        self.skipped = 0
+        self._told: set[int] = set()
+        self._norms: list[tuple[int, Tensor]] = []
         self.every = 1 if check_each else every
         self.latest: dict[str, float] = {}
         self._pending: list[tuple[int, int, LossReport]] = []
@@ -52,6 +62,11 @@ class Tracker:
         """Keep the report of one micro-batch; nothing waits for the device."""
         self._pending.append((batch, step, report))
 
+    def add_gradients(self, norm: Tensor | None, *, step: int) -> None:
+        """Keep the norm of an optimiser step's gradients; None where it is not known."""
+        if norm is not None:
+            self._norms.append((step, norm))
+
     def due(self, step: int) -> bool:
         """Whether it is time to read; the first step always is, so that a broken start is seen at once."""
         return step == 0 or (step + 1) % self.every == 0
@@ -67,11 +82,34 @@ class Tracker:
         for place, (batch, step, task, _) in enumerate(longest):
             values = _mean([pending[place][3] for pending in every if place < len(pending)])
             if not all(math.isfinite(value) for value in values.values()):
-                raise NonFiniteLossError(_describe(values, step))
+                self._found(_describe(values, step), step)
             self._write(values, batch)
             if task:
                 self._write({f"{task}/{name}": value for name, value in values.items()}, batch)
             self.latest = values
+
+        norms, self._norms = self._norms, []
+        read = torch.stack([norm.detach().float() for _, norm in norms]).tolist() if norms else []
+        for (step, _), norm in zip(norms, read, strict=True):
+            if not math.isfinite(norm):
+                self._found(
+                    f"optimiser step {step + 1}: the gradients are not finite, though the losses are; lower the "
+                    "learning rate, or clip with max_grad_norm",
+                    step,
+                )
+
+    def _found(self, what: str, step: int) -> None:
+        """Something that is not finite.
+
+        Raises:
+            NonFiniteLossError: unless such steps are skipped.
+        """
+        if self._stops:
+            raise NonFiniteLossError(what)
+        if step not in self._told:
+            self._told.add(step)
+            self.skipped += 1
+            logger.warning("%s. Skipped; %d in all", what, self.skipped)
 
     def _read(self) -> list[tuple[int, int, str, dict[str, float]]]:
         """Batch, step, task and values of everything pending, in one transfer."""

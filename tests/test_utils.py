@@ -35,7 +35,7 @@ def test_a_thousand_modules_take_milliseconds():
     model = nn.Sequential(*[nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)) for _ in range(350)])
     best = float("inf")
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()  # of this process alone, whatever else the machine does
         display_parameters(model)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert best < 0.1

@@ -31,6 +31,11 @@ NEW = {
     "keep_last_accumulation": (False, True),
     "log_every": (10, 1),
     "progress_bar": (True, False),
+    "teacher_precision": (None, "int8"),
+    "compile_models": (False, True),
+    "save_state": (True, False),
+    "keep_last": (2, 1),
+    "on_nonfinite": ("stop", "skip"),
 }
 OTHERS = {name: other for name, (_, other) in ORIGINAL.items()}
 
@@ -138,7 +143,7 @@ def test_positional_problems_are_named_and_extra_positions_refused():
     assert [problem.path for problem in error.problems] == ["gradient_accumulation_steps", "ckpt_frequency"]
     everything = [default for default, _ in (ORIGINAL | NEW).values()]
     assert error_of(TrainingConfig, *everything, "more").problems == (
-        Problem("[15]", "at most 15 positional arguments", "'more'"),
+        Problem("[20]", "at most 20 positional arguments", "'more'"),
     )
 
 

@@ -110,3 +110,44 @@ def test_data_parallel_changes_nothing_on_the_cpu():
     placed = placement(model)
     assert placed.forward_of(model, data_parallel=True) is model
     assert placed.forward_of(model, data_parallel=False) is model
+
+
+@pytest.mark.parametrize(
+    ("train", "student", "teacher"),
+    [
+        ({}, None, None),
+        ({"teacher_precision": "bf16"}, None, torch.bfloat16),
+        ({"precision": "bf16"}, torch.bfloat16, torch.bfloat16),
+        ({"precision": "bf16", "teacher_precision": "fp32"}, torch.bfloat16, None),
+    ],
+)
+def test_teachers_may_compute_in_another_precision(train, student, teacher):
+    placed = placement(**train)
+    with placed.autocast():
+        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == (student or torch.float32)
+        with placed.teacher_autocast():
+            assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == (teacher or torch.float32)
+
+
+def test_a_teacher_in_int8_is_a_copy(recwarn):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    before = model[0].weight.clone()
+    quantised = placement(teacher_precision="int8").teacher(model)
+    assert quantised is not model and torch.equal(model[0].weight, before) and type(model[0]) is nn.Linear
+    inputs = torch.rand(4, 8)
+    difference = (quantised(inputs) - model(inputs)).abs().max()
+    assert 0 < difference < 0.05
+    assert not recwarn.list
+    assert placement().teacher(model) is model
+
+
+def test_a_teacher_in_int8_needs_the_cpu(monkeypatch):
+    monkeypatch.setattr(accelerate, "PartialState", OtherMachine)
+    with pytest.raises(ConfigError, match="use 'bf16'"):
+        placement(device="auto", teacher_precision="int8").teacher(nn.Linear(1, 1))
+
+
+def test_models_are_compiled_if_asked_and_left_as_they_are():
+    model = nn.Linear(3, 3)
+    compiled = placement(compile_models=True).forward_of(model)
+    assert compiled is not model and compiled._orig_mod is model

@@ -76,7 +76,7 @@ class Placement:
             raise ConfigError("TrainingConfig", [problem])
         with warnings.catch_warnings():
             # PyTorch moves its quantisation to another package; this one stays for as long as it is in PyTorch.
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore")
             quantize: Callable[..., nn.Module] = torch.ao.quantization.quantize_dynamic
             return quantize(model, {nn.Linear}, dtype=torch.qint8)
 

@@ -30,15 +30,15 @@ class ReplicatedStep:
         ranks: the processes.
 
     Raises:
-        UnsupportedError: a projection takes its widths from the first batch.
+        UnsupportedError: a projection or a loss takes its width from the first batch.
     """
 
     def __init__(self, step: Any, trained: Sequence[nn.Module], ranks: Ranks) -> None:
         parameters = itertools.chain.from_iterable(module.parameters() for module in trained)
         if any(isinstance(parameter, UninitializedParameter) for parameter in parameters):
             raise UnsupportedError(
-                "proj='auto' takes its widths from the first batch, and several processes must know them before; "
-                "write proj=['linear', student width, teacher width]"
+                "proj='auto' and 'vid' take their widths from the first batch, and several processes must know them "
+                "before; write proj=['linear', student width, teacher width], and VariationalLoss(width) for 'vid'"
             )
         self.step = step
         self.ranks = ranks

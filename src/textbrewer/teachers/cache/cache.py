@@ -18,13 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ...adaptors import AdaptedModel
+from ...adaptors import AdaptedModel, TransformersAdaptor
 from ...errors import CacheError, ConfigError, Problem, count_of, one_of
 from ...feeding import rows_of, sides
 from ...files import replaced
 from ...modes import modes_kept
 from ...ranks import Ranks
+from ...stream import Stream
 from ...types import Adaptor
+from ..ensemble import EnsembleTeacher
 from ..live import LiveTeacher
 from .cached import CachedTeacher
 from .fingerprint import digest_of_adaptor, digest_of_architecture, digest_of_weights, fingerprint
@@ -177,8 +179,11 @@ class TeacherCache:
         self._namespaces: dict[str, Namespace] = {}
 
     def _check_folder(self, path: Path) -> None:
-        if path.exists() and not path.is_dir():
-            raise CacheError(f"{path} is a file; a teacher cache is a folder: give the path of one, new or existing")
+        for place in (path, *path.parents):
+            if place.exists() and not place.is_dir():
+                raise CacheError(
+                    f"{place} is a file; a teacher cache is a folder: give the path of one, new or existing"
+                )
         about = path / _ABOUT
         if about.exists():
             try:
@@ -190,7 +195,7 @@ class TeacherCache:
                     f"{path}: a teacher cache of format {found}, and this version reads {FORMAT}; give another folder "
                     "(nothing in this one was changed)"
                 )
-        elif path.exists() and any(path.iterdir()):
+        elif path.exists() and any(file.suffix != ".partial" for file in path.iterdir()):
             raise CacheError(f"{path} holds other things than a teacher cache; give an empty or a new folder")
         elif self.read_only:
             raise CacheError(f"{path}: there is no teacher cache to read; fill one first, without read_only=True")
@@ -198,14 +203,16 @@ class TeacherCache:
     def __repr__(self) -> str:
         return f"TeacherCache({'in memory' if self.path is None else os.fspath(self.path)!r}, dtype={self.dtype!r})"
 
-    def namespace(self, adapted: AdaptedModel, precision: str = "fp32") -> Namespace:
+    def namespace(self, model: nn.Module, adapted: AdaptedModel, precision: str = "fp32") -> Namespace:
         """Where the records of a teacher are.
 
         Args:
-            adapted: the teacher with its adaptor.
+            model: the teacher.
+            adapted: what computes in its place, with its adaptor.
             precision: what it computes in.
         """
-        model, adaptor = adapted.model, None if adapted.ready_adaptor else adapted.adaptor
+        # Not isinstance: a subclass may do something else.
+        adaptor = None if type(adapted.adaptor) is TransformersAdaptor else adapted.adaptor
         parts = {
             "weights": digest_of_weights(model),
             "architecture": digest_of_architecture(model),
@@ -230,7 +237,7 @@ class TeacherCache:
                 f"config, adaptor, precision and dtype must be those it was filled with. There are:\n{known}"
             )
         if not self.read_only:
-            folder.mkdir(parents=True, exist_ok=True)
+            # The first file says that the folder is a cache's, whenever this process is stopped.
             for file, value in (
                 (self.path / _ABOUT, {"format": FORMAT}),
                 (folder / _NAMESPACE, {"teacher": teacher, "dtype": self.dtype, "parts": dict(parts)}),
@@ -294,12 +301,11 @@ class TeacherCache:
                 CacheEntry(n.name, "", self.dtype, n.store.entries(), n.store.size(), time.time(), {})
                 for n in self._namespaces.values()
             ]
+        self.flush()
         entries = []
         for file in self.path.glob(f"*/{_NAMESPACE}"):
             about = json.loads(file.read_text(encoding="utf-8"))
             store = self._open(file.parent)
-            shards = list(file.parent.glob("shard-*/data.mdb"))
-            used = max((shard.stat().st_mtime for shard in shards), default=file.stat().st_mtime)
             entries.append(
                 CacheEntry(
                     file.parent.name,
@@ -307,7 +313,7 @@ class TeacherCache:
                     about["dtype"],
                     store.entries(),
                     store.size(),
-                    used,
+                    _last_used(file),
                     about["parts"],
                 )
             )
@@ -329,6 +335,7 @@ class TeacherCache:
         if self.path is None:
             return {name: (namespace.store.entries(), 0) for name, namespace in self._namespaces.items()}
         found = {}
+        self.flush()
         for file in sorted(self.path.glob(f"*/{_NAMESPACE}")):
             held = self._namespaces.get(file.parent.name)
             store = held.store if held else LmdbStore(file.parent, read_only=self.read_only)
@@ -337,15 +344,16 @@ class TeacherCache:
                 store.close()
         for name, (whole, damaged) in found.items():
             if damaged:
-                logger.warning("%s: %s of %s damaged and deleted", self, name[:12], count_of(damaged, "record"))
+                done = "in a cache that is read-only" if self.read_only else "deleted, to be computed again"
+                logger.warning("%s: %s: %s damaged, %s", self, name[:12], count_of(damaged, "record"), done)
             logger.info("%s: %s: %s whole", self, name[:12], count_of(whole, "record"))
         return found
 
-    def prune(self, names: Iterable[str] = (), *, unused_days: float | None = None) -> Sequence[str]:
+    def prune(self, names: str | Iterable[str] = (), *, unused_days: float | None = None) -> Sequence[str]:
         """Delete the records of some teachers.
 
         Args:
-            names: fingerprints, or the beginnings of them, as :meth:`list` gives them.
+            names: fingerprints, or the beginnings of them, as :meth:`list` gives them; one or several.
             unused_days: delete also what was not written to for so many days.
 
         Returns:
@@ -356,16 +364,20 @@ class TeacherCache:
         """
         if self.read_only:
             raise CacheError(f"{self}: the cache is read-only")
-        entries = self.list()
-        doomed = [_only([entry.name for entry in entries], name, self) for name in names]
+        # Not by list(), which opens what is in them: a damaged one must go too.
+        known = {file.parent.name: _last_used(file) for file in self.path.glob(f"*/{_NAMESPACE}")} if self.path else {}
+        known |= {name: time.time() for name in self._namespaces if name not in known}
+        doomed = [_only(list(known), name, self) for name in ([names] if isinstance(names, str) else names)]
         if unused_days is not None:
-            doomed += [entry.name for entry in entries if time.time() - entry.last_used > 86400 * unused_days]
+            doomed += [name for name, used in known.items() if time.time() - used > 86400 * unused_days]
         for name in dict.fromkeys(doomed):
             held = self._namespaces.pop(name, None)
             if held is not None:
                 held.store.close()
             if self.path is not None:
                 shutil.rmtree(self.path / name)
+        if doomed:
+            self.filling = True  # there is room again
         return tuple(dict.fromkeys(doomed))
 
     def build(
@@ -413,10 +425,15 @@ class TeacherCache:
                 by_task = [(self._of_teacher(filled_for, adaptor, reads, loader, running), loader, args)]
             bar = running.enter_context(_bar(progress_bar))
             for source, own_loader, own_args in by_task:
-                for batch in Ranks.here().part_of(own_loader):
-                    seen, new = source.fill(sides(batch), own_args)
+                teachers: list[Any] = source.teachers if isinstance(source, EnsembleTeacher) else [source]
+                for batch in Stream(own_loader, Ranks.here()):
+                    fed = sides(batch)
+                    each = [t.fill(fed.for_teacher(i, len(teachers)), own_args) for i, t in enumerate(teachers)]
+                    seen, new = max(rows for rows, _ in each), max(new for _, new in each)
                     rows, computed = rows + seen, computed + new
                     bar.update(seen)
+                    if not self.filling:
+                        break
                     bar.set_postfix_str(f"{computed:,} computed, {in_bytes(self.size())}", refresh=False)
         self.flush()
         return CacheFilling(rows, computed, self.size(), time.perf_counter() - started)
@@ -430,7 +447,7 @@ class TeacherCache:
         teacher.eval()
         running.enter_context(adapted.ready())
         live = LiveTeacher(adapted, torch.no_grad)
-        return CachedTeacher(live, self.namespace(adapted), reads, rows_of(loader))
+        return CachedTeacher(live, self.namespace(teacher, adapted), reads, rows_of(loader))
 
     def flush(self) -> None:
         """Wait until everything is on the disk."""
@@ -456,6 +473,11 @@ class TeacherCache:
 
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _last_used(file: Path) -> float:
+    """When something was last written to the namespace that a file says something of."""
+    return max(shard.stat().st_mtime for shard in (file, *file.parent.glob("shard-*/data.mdb")))
 
 
 def _only(names: Sequence[str], wanted: str, cache: TeacherCache) -> str:

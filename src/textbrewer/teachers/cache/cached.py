@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from ...errors import CacheError, count_of
 from ...feeding import ABSENT, Fed, named_inputs, to_device
 from ...types import Batch, ModelOutputs
 from ..live import LiveTeacher
-from .parts import Part, Reads, outputs_of, parts_of, require_rows
+from .parts import Part, Reads, outputs_of, parts_of, require_rows, without_tensors
 from .records import Shape, batched, packed
 from .rows import Rows, salt_of
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .cache import Namespace
 
 logger = logging.getLogger("textbrewer")
+
+# As many rows as make it all but sure that dropout shows, even where only a few logits are dropped.
+_SAMPLE = 16
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,18 @@ class Plan:
     Attributes:
         shapes: of the parts that are kept.
         stripped: whether trailing padding is left out of keys and records.
+        padding: what the batch had of it, as :attr:`Rows.padding` tells; without, what becomes of it is a guess.
         like: outputs whose lists are as long as the teacher's.
     """
 
     shapes: Mapping[Part, Shape]
     stripped: bool
+    padding: int
     like: ModelOutputs
+
+    def strips(self, rows: Rows) -> bool:
+        """Whether it is left out of this batch's."""
+        return self.stripped and rows.divisible
 
 
 class CachedTeacher:
@@ -68,9 +77,8 @@ class CachedTeacher:
         """
         if fed.teacher_cache is not ABSENT or fed.teacher is None:
             return self.live(fed, args)
-        device = next((p.device for p in self.live.adapted.model.parameters()), torch.device("cpu"))
-        values, plan = self._values(fed.teacher_on_host, args, inputs_mask, device)
-        moved = {part: value.to(device, non_blocking=True) for part, value in values.items()}
+        values, plan = self._values(fed, args, inputs_mask)
+        moved = {part: value.to(self._device, non_blocking=True) for part, value in values.items()}
         return self.live.read(outputs_of(moved, plan.like))
 
     def fill(self, fed: Fed, args: Mapping[str, Any]) -> tuple[int, int]:
@@ -78,49 +86,46 @@ class CachedTeacher:
 
         Padding is taken to be masked by the student too.
         """
-        device = next((p.device for p in self.live.adapted.model.parameters()), torch.device("cpu"))
         rows = self._rows(fed.teacher_on_host)
-        plan = self._planned(rows, args, ABSENT, device)
-        keys = rows.keys(salt_of(args), plan.stripped)
+        plan = self._planned(rows, args, ABSENT, fed.teacher is fed.student)
+        keys = rows.keys(salt_of(args), plan.strips(rows))
         with self.namespace.store.reading() as get:
             missing = [row for row, key in enumerate(keys) if not all(get(key + _suffix(p)) for p in plan.shapes)]
         if missing:
-            self._computed(rows, missing, keys, plan, args, device)
+            self._computed(rows, missing, keys, plan, args)
         return rows.number, len(missing)
 
-    def _values(
-        self, batch: Batch, args: Mapping[str, Any], inputs_mask: Tensor | None, device: torch.device
-    ) -> tuple[dict[Part, Tensor], Plan]:
-        rows = self._rows(batch)
-        plan = self._planned(rows, args, inputs_mask, device)
-        keys = rows.keys(salt_of(args), plan.stripped)
+    def _values(self, fed: Fed, args: Mapping[str, Any], inputs_mask: Tensor | None) -> tuple[dict[Part, Tensor], Plan]:
+        rows = self._rows(fed.teacher_on_host)
+        plan = self._planned(rows, args, inputs_mask, fed.teacher is fed.student)
+        keys = rows.keys(salt_of(args), plan.strips(rows))
         with self.namespace.store.reading() as get:
-            found = {part: [get(key + _suffix(part)) for key in keys] for part in plan.shapes}
+            found: dict[Part, list[Any]] = {part: [get(key + _suffix(part)) for key in keys] for part in plan.shapes}
             missing = [row for row in range(rows.number) if any(records[row] is None for records in found.values())]
             self.hits += rows.number - len(missing)
             if missing:
-                for part, records in self._computed(rows, missing, keys, plan, args, device).items():
-                    for row, record in zip(missing, records, strict=True):
-                        found[part][row] = memoryview(record)
-            pinned = device.type == "cuda"
+                computed = self._computed(rows, missing, keys, plan, args)
+                for part, records in found.items():
+                    for row in missing:
+                        records[row] = computed[keys[row] + _suffix(part)]
+            pinned = self._device.type == "cuda"
             return {part: batched(records, rows.length, pinned) for part, records in found.items()}, plan
+
+    @property
+    def _device(self) -> torch.device:
+        return next((p.device for p in self.live.adapted.model.parameters()), torch.device("cpu"))
 
     def _rows(self, batch: Batch) -> Rows:
         adapted = self.live.adapted
-        fed = adapted.fed(batch)
+        # The labels that a teacher is not fed are told too, if its adaptor's labels are kept.
+        fed = batch if self.reads.labels else adapted.read(batch)
         mask = named_inputs(adapted.model, fed).get("attention_mask")
         return Rows(adapted.model, fed, mask if isinstance(mask, Tensor) else None)
 
     def _computed(
-        self,
-        rows: Rows,
-        missing: Sequence[int],
-        keys: Sequence[bytes],
-        plan: Plan,
-        args: Mapping[str, Any],
-        device: torch.device,
-    ) -> dict[Part, list[bytes]]:
-        """Records of the missing rows, which are kept as long as there is room."""
+        self, rows: Rows, missing: Sequence[int], keys: Sequence[bytes], plan: Plan, args: Mapping[str, Any]
+    ) -> dict[bytes, bytes]:
+        """Records of the missing rows by key, which are kept as long as there is room."""
         self.misses += len(missing)
         cache = self.namespace.cache
         if cache.read_only:
@@ -128,44 +133,43 @@ class CachedTeacher:
                 f"{cache}: {count_of(len(missing), 'row')} of this batch are not in the read-only cache; open it "
                 "without read_only=True to compute and keep them, or fill it first with cache.build"
             )
-        outputs = self._run(rows.chosen(missing, trim=plan.stripped), args, device)
-        require_rows(list(plan.shapes), outputs, len(missing))
-        lengths = [rows.lengths[row] for row in missing] if plan.stripped and rows.lengths else None
-        records = {
-            part: packed(
-                part.of(outputs), shape, lengths, cache.torch_dtype, cache.top_k if part.kind == "logits" else 0
-            )
-            for part, shape in plan.shapes.items()
-        }
-        kept = {
-            keys[row] + _suffix(part): record
-            for part, of_rows in records.items()
-            for row, record in zip(missing, of_rows, strict=True)
-        }
+        # A row that is there twice is computed once, so that both see the same bits.
+        run = list({keys[row]: row for row in missing}.values()) if rows.divisible else list(range(rows.number))
+        strips = plan.strips(rows)
+        outputs = self._run(rows.chosen(run, trim=strips), args)
+        require_rows(list(plan.shapes), outputs, len(run))
+        lengths = [rows.lengths[row] for row in run] if strips and rows.lengths else None
+        kept: dict[bytes, bytes] = {}
+        for part, shape in plan.shapes.items():
+            top_k = cache.top_k if part.kind == "logits" else 0
+            records = packed(part.of(outputs), shape, lengths, cache.torch_dtype, top_k)
+            kept |= {keys[row] + _suffix(part): record for row, record in zip(run, records, strict=True)}
         if not self._estimated:
             self._estimated = True
-            cache.say_estimate(sum(map(len, kept.values())) / len(missing), self.rows, self.reads)
+            cache.say_estimate(sum(len(record) for record in kept.values()) / len(run), self.rows, self.reads)
         self.namespace.keep(kept)
-        return records
+        return kept
 
-    def _run(self, batch: Batch, args: Mapping[str, Any], device: torch.device) -> ModelOutputs:
-        return self.live.raw(to_device(batch, device), args)
+    def _run(self, batch: Batch, args: Mapping[str, Any]) -> ModelOutputs:
+        return self.live.raw(to_device(batch, self._device), args)
 
-    def _planned(self, rows: Rows, args: Mapping[str, Any], inputs_mask: Any, device: torch.device) -> Plan:
-        """The plan, made from a sample of the first batch: the same rows twice, and once with other padding."""
-        if self.plan is None:
+    def _planned(self, rows: Rows, args: Mapping[str, Any], inputs_mask: Any, one_batch: bool) -> Plan:
+        """The plan, made from a sample of the first batch, and again of the first that has more padding."""
+        if self.plan is None or (rows.divisible and rows.padding > self.plan.padding):
+            before = self.plan
             with torch.no_grad():
-                self.plan = self._learned(rows, args, inputs_mask, device)
-            if not self.plan.stripped and rows.length is not None:
+                self.plan = self._learned(rows, args, inputs_mask, one_batch)
+            if not self.plan.stripped and rows.length is not None and (before is None or before.stripped):
                 logger.info(
-                    "teacher cache: %s reads padding too, so that a row is found again only under the same padding",
-                    "some term" if inputs_mask is None else "the teacher",
+                    "teacher cache: %s padding too, so that a row is found again only under the same padding",
+                    "the teacher reads" if self._masked(rows, inputs_mask, one_batch) else "some term may read",
                 )
         return self.plan
 
-    def _learned(self, rows: Rows, args: Mapping[str, Any], inputs_mask: Any, device: torch.device) -> Plan:
-        sample = list(range(min(2, rows.number)))
-        outputs, again = (self._run(rows.chosen(sample, trim=False), args, device) for _ in range(2))
+    def _learned(self, rows: Rows, args: Mapping[str, Any], inputs_mask: Any, one_batch: bool) -> Plan:
+        """Run the same rows twice, one of them alone, and one with other padding."""
+        sample = list(range(min(_SAMPLE, rows.number) if rows.divisible else rows.number))
+        outputs, again = (self._run(rows.chosen(sample, trim=False), args) for _ in range(2))
         parts = parts_of(self.reads, outputs)
         require_rows(parts, outputs, len(sample))
         for part in parts:
@@ -174,17 +178,34 @@ class CachedTeacher:
                     f"the teacher gives two answers for one input ({part.name}): a teacher cache needs a deterministic "
                     "teacher; switch its dropout off (model.eval() does, unless the model calls dropout itself)"
                 )
-        plain = Plan(dict.fromkeys(parts, Shape()), False, outputs)
-        if rows.length is None or rows.length < 2 or not self._masked(rows, outputs, inputs_mask):
+        if rows.divisible and len(sample) > 1:
+            self._require_independent(parts, outputs, self._run(rows.chosen(sample[-1:], trim=False), args))
+        plain = Plan(dict.fromkeys(parts, Shape()), False, rows.padding, without_tensors(outputs))
+        if not rows.divisible or rows.length is None or rows.length < 2:
             return plain
-        shapes = self._under_other_padding(rows, parts, args, device)
-        return plain if shapes is None else Plan(shapes, True, outputs)
+        unselected = self.reads.logits and any(t.dim() > 2 for t in outputs.logits) and not outputs.logits_mask
+        if unselected or not self._masked(rows, inputs_mask, one_batch):
+            return plain
+        shapes = self._under_other_padding(rows, parts, args)
+        return plain if shapes is None else replace(plain, shapes=shapes, stripped=True)
 
-    def _masked(self, rows: Rows, outputs: ModelOutputs, inputs_mask: Any) -> bool:
-        """Whether no term reads padding."""
-        if self.reads.logits and any(t.dim() > 2 for t in outputs.logits) and not outputs.logits_mask:
+    @staticmethod
+    def _require_independent(parts: Sequence[Part], outputs: ModelOutputs, alone: ModelOutputs) -> None:
+        for part in parts:
+            # Wide, since a batch of another size may be computed in another order, in half precision too.
+            if not _close(part.of(alone)[0], part.of(outputs)[-1], tolerance=0.1):
+                raise CacheError(
+                    f"the teacher's answer for a row depends on the other rows of its batch ({part.name}), so that it "
+                    "can't be kept by row; train without a teacher cache"
+                )
+
+    def _masked(self, rows: Rows, inputs_mask: Any, one_batch: bool) -> bool:
+        """Whether no term reads the padding of features."""
+        if not self.reads.features:
+            return True
+        if self.reads.padding or not one_batch:
             return False
-        if not self.reads.features or inputs_mask is ABSENT:
+        if inputs_mask is ABSENT:
             return True
         if inputs_mask is None or tuple(inputs_mask.shape) != (rows.number, rows.length):
             return False
@@ -193,50 +214,65 @@ class CachedTeacher:
         return not bool((real & (torch.arange(real.shape[1]) >= ends)).any())
 
     def _under_other_padding(
-        self, rows: Rows, parts: Sequence[Part], args: Mapping[str, Any], device: torch.device
+        self, rows: Rows, parts: Sequence[Part], args: Mapping[str, Any]
     ) -> dict[Part, Shape] | None:
         """Which axes grow with padding; None if the values of real tokens change with it too.
 
-        The first row without its last token, alone and with a column of padding.
+        Where a row's padding is at least half of it, that row with and without it. Else the first half of a row, alone
+        and with the other half masked: an average over the padding too would hardly change by a token more or less.
         """
-        length = max(rows.length or 2, 2)
-        shorter = rows.chosen([0], trim=False, length=length - 1)
-        padded = Rows(rows.model, rows.chosen([0], trim=False), None).like(_last_column_masked)
+        length, lengths = rows.length or 2, rows.lengths or []
+        row = lengths.index(min(lengths))
+        end = min(lengths[row], length // 2)
+        beside = rows.chosen([row], trim=False)
+        if end < lengths[row]:
+            beside = Rows(self.live.adapted.model, beside, None).like(self._masked_from(end))
         try:
-            alone, beside = (self._run(batch, args, device) for batch in (shorter, padded))
-        except (RuntimeError, ValueError, IndexError, TypeError):
-            return None  # some input that is not known to have a column a token has one
-        end = min((rows.lengths or [length])[0], length - 1)
-        shapes = {}
-        for part in parts:
-            short, long = part.of(alone)[0], part.of(beside)[0]
-            if short.dim() != long.dim():
-                return None
-            axes = tuple(axis for axis in range(short.dim()) if short.shape[axis] != long.shape[axis])
-            if any(short.shape[axis] != length - 1 or long.shape[axis] != length for axis in axes):
-                return None
-            fill = 0.0
-            if part.kind == "logits" and axes == (short.dim() - 1,):
-                # Scores of positions, over which a softmax runs: only if padding is ruled out can it be left out.
-                fill = float(long[..., -1].flatten()[0])
-                if fill > -1e3:
-                    return None
-            until = tuple(slice(end) if axis in axes else slice(None) for axis in range(short.dim()))
-            if not _close(short[until], long[until]):
-                return None
-            shapes[part] = Shape(axes, fill)
-        return shapes
+            short, long = (self._run(batch, args) for batch in (rows.chosen([row], trim=False, length=end), beside))
+        except Exception:
+            return None  # some input that is not known to have a column a token has one, or the length is fixed
+        shapes = {part: _shape_of(part, part.of(short)[0], part.of(long)[0], end, length) for part in parts}
+        return None if None in shapes.values() else {part: shape for part, shape in shapes.items() if shape}
+
+    def _masked_from(self, end: int) -> Any:
+        """Makes padding of a batch's columns from ``end`` on."""
+        pad = getattr(getattr(self.live.adapted.model, "config", None), "pad_token_id", None)
+        fills = {"attention_mask": 0, "input_ids": pad}
+
+        def padded(name: str, value: Any) -> Any:
+            if fills.get(name) is None:
+                return value
+            changed = value.clone()
+            changed[:, end:] = fills[name]
+            return changed
+
+        return padded
 
 
-def _last_column_masked(name: str, value: Any) -> Any:
-    if name != "attention_mask":
-        return value
-    changed = value.clone()
-    changed[:, -1] = 0
-    return changed
+def _shape_of(part: Part, short: Tensor, long: Tensor, end: int, length: int) -> Shape | None:
+    """Of a part of one row: ``short`` without padding, ``long`` with it; None if real tokens can't do without it."""
+    if short.dim() != long.dim():
+        return None
+    axes = tuple(axis for axis in range(short.dim()) if short.shape[axis] != long.shape[axis])
+    if any(short.shape[axis] != end or long.shape[axis] != length for axis in axes):
+        return None
+    real = tuple(slice(end) if axis in axes else slice(None) for axis in range(short.dim()))
+    if not _close(short, long[real]):
+        return None
+    if part.kind in ("logits_mask", "inputs_mask"):
+        return Shape(axes) if int((long != 0).sum()) == int((short != 0).sum()) else None
+    last = short.dim() - 1
+    if last not in axes:
+        return Shape(axes)
+    # A softmax may run over the last axis: what stands at padding there matters to the real tokens.
+    behind = long[(*real[:-1], slice(end, None))]
+    fill = float(behind.flatten()[0])
+    if not _close(behind, torch.full_like(behind, fill)) or (part.kind == "logits" and fill > -1e3):
+        return None
+    return Shape(axes, fill)
 
 
-def _close(first: Tensor, second: Tensor) -> bool:
+def _close(first: Tensor, second: Tensor, tolerance: float = 5e-3) -> bool:
     """Equal but for the order in which numbers were added up."""
     if first.shape != second.shape:
         return False
@@ -244,7 +280,7 @@ def _close(first: Tensor, second: Tensor) -> bool:
         return bool((first == second).all())
     a, b = (torch.nan_to_num(value.float()) for value in (first, second))
     scale = max(float(a.abs().clamp(max=1e3).max()), 1e-3) if a.numel() else 1.0
-    return a.numel() == 0 or float((a - b).abs().max()) <= 5e-3 * scale
+    return a.numel() == 0 or float((a - b).abs().max()) <= tolerance * scale
 
 
 def _suffix(part: Part) -> bytes:

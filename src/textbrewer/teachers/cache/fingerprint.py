@@ -2,114 +2,101 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import inspect
 import json
-import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
+from .code import bytes_of, code_of, digest
+
 # What a Transformers config says of where it came from and how it computes, not of what it computes.
-_INCIDENTAL = {"_name_or_path", "transformers_version", "_attn_implementation", "output_hidden_states"}
-_INCIDENTAL |= {"output_attentions", "return_dict", "torch_dtype", "dtype", "use_cache"}
+_INCIDENTAL = {"_name_or_path", "name_or_path", "transformers_version", "_attn_implementation", "architectures"}
+_INCIDENTAL |= {"output_hidden_states", "output_attentions", "return_dict", "torch_dtype", "dtype", "use_cache"}
+_INCIDENTAL |= {"config", "generation_config", "warnings_issued"}
+
+_BY_CONFIG = ("transformers.",)
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 def fingerprint(parts: Mapping[str, str]) -> str:
     """32 hexadecimal digits for parts that are texts."""
-    return hashlib.blake2b(json.dumps(dict(parts), sort_keys=True).encode(), digest_size=16).hexdigest()
+    return digest(json.dumps(dict(parts), sort_keys=True).encode())
 
 
 def digest_of_weights(model: nn.Module) -> str:
-    """Of the names, shapes, types and bytes of everything in the state dict."""
+    """Of the names, shapes, types and bytes of everything in the state dict.
+
+    Raises:
+        CacheError: a weight can't be read.
+    """
     state = _hasher()
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor):
-            state.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            state.update(bytes_of(tensor))
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            state.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            state.update(bytes_of(value))
+        else:
+            # Weights in eight bits may be packed in tuples.
+            state.update(f"{name} {_code(value)}".encode())
     return str(state.hexdigest())
 
 
-def digest_of_architecture(model: nn.Module) -> str:
-    """Of the class, the config, and the ``forward`` of every class of module that is not PyTorch's own."""
-    config: Any = getattr(model, "config", None)
-    to_dict = getattr(config, "to_dict", None)
-    settings = {k: v for k, v in to_dict().items() if k not in _INCIDENTAL} if callable(to_dict) else repr(config)
-    classes = {type(module) for module in model.modules()}
-    own = sorted(f"{c.__module__}.{c.__qualname__}" for c in classes)
-    code = [code_of(c.forward) for c in sorted(classes, key=str) if not c.__module__.startswith("torch.")]
-    return _of_text(json.dumps([type(model).__qualname__, settings, own, code], sort_keys=True, default=repr))
+def digest_of_architecture(model: nn.Module, within: frozenset[int] = frozenset()) -> str:
+    """Of the config, and of every module: its class's code, and what it holds beside its weights.
+
+    A module of Transformers is told by its ``forward`` and the config.
+
+    Args:
+        model: the model.
+        within: ids of modules that are being told already, to which this one may lead back.
+    """
+    within |= {id(module) for module in model.modules()}
+    saved = set(model.state_dict())
+    unsaved = {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+    told = [_code(_without_incidentals(_settings_of(model)), within)]
+    for path, module in model.named_modules():
+        kind = type(module)
+        forward = getattr(inspect.unwrap(kind.forward), "__code__", None)
+        told.append(f"{path} {kind.__module__}.{kind.__qualname__} {_code(forward)}")
+        if not kind.__module__.startswith(_BY_CONFIG):
+            # Tensors that are no buffers are left out: a forward pass may leave them there.
+            held = {
+                name: value
+                for name, value in vars(module).items()
+                if name not in _OF_EVERY_MODULE | _INCIDENTAL and value is not None and not isinstance(value, Tensor)
+            }
+            held |= {name: value for name, value in unsaved.items() if name.rpartition(".")[0] == path}
+            told.append(_code([kind, sorted(held.items())], within))
+    return digest(json.dumps(told).encode())
 
 
 def digest_of_adaptor(adaptor: Any) -> str:
     """Of an adaptor: the name it gives itself as ``cache_key``, or its code and what that code refers to."""
     key = getattr(adaptor, "cache_key", None)
-    return f"named {key}" if key is not None else _of_text(code_of(adaptor))
+    return f"named {key}" if key is not None else digest(_code(adaptor).encode())
 
 
-def bytes_of(tensor: Tensor) -> Any:
-    """The bytes of a tensor, without a copy where it lies on the CPU in one piece."""
-    flat = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
-    return flat.cpu().contiguous().flatten().view(torch.uint8).numpy().data if flat.numel() else b""
+def _code(thing: Any, within: frozenset[int] = frozenset()) -> str:
+    def of_module(module: nn.Module) -> str:
+        if id(module) in within:
+            return "a part of the model"
+        return f"{digest_of_weights(module)} {digest_of_architecture(module, within)}"
+
+    return code_of(thing, of_module)
 
 
-def code_of(thing: Any, depth: int = 4) -> str:
-    """A text that changes when a callable, or a value it refers to, does.
-
-    Functions are told by their bytecode, constants, defaults, closures and the global names they use; instances by
-    their class's methods and their attributes; tensors by their bytes; what can't be looked into by its class.
-    """
-    if depth < 0 or thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, torch.dtype)):
-        return repr(thing) if depth >= 0 else type(thing).__qualname__
-    if isinstance(thing, (Tensor, np.ndarray)):
-        return f"{tuple(thing.shape)} {_of_bytes(bytes_of(torch.as_tensor(thing)))}"
-    if isinstance(thing, nn.Module):
-        return f"{type(thing).__qualname__} {digest_of_weights(thing)}"
-    if isinstance(thing, functools.partial):
-        return _each([thing.func, *thing.args, *sorted(thing.keywords.items())], depth)
-    if isinstance(thing, types.MethodType):
-        return _each([thing.__func__, thing.__self__], depth)
-    if isinstance(thing, types.FunctionType):
-        return _of_function(thing, depth)
-    if isinstance(thing, types.CodeType):
-        constants = [c for c in thing.co_consts if not isinstance(c, str) or c != thing.co_consts[0]]
-        return f"{thing.co_code.hex()} {thing.co_names} {_each(constants, depth)}"
-    if isinstance(thing, Mapping):
-        return _each([item for pair in thing.items() for item in pair], depth - 1)
-    if isinstance(thing, (list, tuple)):
-        return _each(thing, depth - 1)
-    if isinstance(thing, (set, frozenset)):
-        return str(sorted(code_of(item, depth - 1) for item in thing))
-    if isinstance(thing, type):
-        methods = {name: value for name, value in vars(thing).items() if isinstance(value, types.FunctionType)}
-        return f"{thing.__qualname__} {_each(sorted(methods.items()), depth - 1)}"
-    if callable(thing) and hasattr(thing, "__dict__"):
-        return f"{code_of(type(thing), depth - 1)} {_each(sorted(vars(thing).items()), depth - 1)}"
-    return type(thing).__qualname__
+def _settings_of(model: nn.Module) -> Any:
+    config: Any = getattr(model, "config", None)
+    to_dict = getattr(config, "to_dict", None)
+    return to_dict() if callable(to_dict) else config
 
 
-def _of_function(function: types.FunctionType, depth: int) -> str:
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    names = [name for name in function.__code__.co_names if name in function.__globals__]
-    used = [function.__globals__[name] for name in names]
-    # A module, such as torch itself, is named; what a library does inside is not the adaptor's.
-    known = [value.__name__ if isinstance(value, types.ModuleType) else code_of(value, depth - 2) for value in used]
-    return f"{_each([function.__code__, function.__defaults__, function.__kwdefaults__, *cells], depth)} {known}"
-
-
-def _each(things: Iterable[Any], depth: int) -> str:
-    return "[" + ", ".join(code_of(thing, depth) for thing in things) + "]"
-
-
-def _of_text(text: str) -> str:
-    return _of_bytes(text.encode())
-
-
-def _of_bytes(data: Any) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def _without_incidentals(settings: Any) -> Any:
+    if isinstance(settings, Mapping):
+        return {key: _without_incidentals(value) for key, value in settings.items() if key not in _INCIDENTAL}
+    return settings
 
 
 def _hasher() -> Any:

@@ -11,8 +11,10 @@ from torch import Tensor
 from ...configs import IntermediateMatch
 from ...errors import AdaptorError, CacheError
 from ...matching.capture import item_of, split_path
+from ...presets import MATCH_LOSS_MAP
 from ...types import FEATURES, ModelOutputs
 
+_LISTS = ("logits", "logits_mask", "labels", *FEATURES)
 _OVER_HEADS = {"attention_mse_sum": "sum", "attention_ce_mean": "mean"}
 
 
@@ -24,6 +26,7 @@ class Reads:
         logits: whether soft labels are learned from.
         labels: whether some term may need the labels that the teacher's adaptor gives.
         inputs_mask: whether a custom match is called with the teacher's mask.
+        padding: whether some loss of features may read padding though it is told the mask: one of the user's own.
         layers: of each feature, as matches name them.
         over_heads: attention layers that are read only summed or averaged over their heads, and which.
         modules: paths of submodules, an item of their output in brackets where one is named.
@@ -32,6 +35,7 @@ class Reads:
     logits: bool = True
     labels: bool = False
     inputs_mask: bool = False
+    padding: bool = False
     layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     over_heads: Mapping[int, str] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
@@ -44,6 +48,7 @@ class Reads:
     @classmethod
     def of(cls, matches: Iterable[IntermediateMatch], **others: bool) -> Reads:
         """What matches read, and the other fields."""
+        matches = list(matches)
         layers: dict[str, dict[int, set[str]]] = {feature: {} for feature in FEATURES}
         modules: dict[str, None] = {}
         for match in matches:
@@ -55,11 +60,18 @@ class Reads:
                     layers[match.feature].setdefault(layer, set()).add(how)
         over_heads = {layer: min(how) for layer, how in layers["attention"].items() if len(how) == 1 and min(how)}
         return cls(
+            padding=not all(_heeds_masks(match) for match in matches),
             layers={feature: tuple(read) for feature, read in layers.items()},
             over_heads=over_heads,
             modules=tuple(modules),
             **others,
         )
+
+
+def _heeds_masks(match: IntermediateMatch) -> bool:
+    """Every loss of this library leaves padding out where it is given the mask."""
+    loss = MATCH_LOSS_MAP[match.loss] if isinstance(match.loss, str) else match.loss
+    return str(getattr(loss, "__module__", "")).startswith("textbrewer.losses")
 
 
 @dataclass(frozen=True)
@@ -119,9 +131,15 @@ def parts_of(reads: Reads, outputs: ModelOutputs) -> list[Part]:
     return parts + [Part("modules", path) for path in reads.modules]
 
 
+def without_tensors(outputs: ModelOutputs) -> ModelOutputs:
+    """The same outputs with None for every tensor: what was given, and how many layers."""
+    blank: dict[str, Any] = {kind: [None] * len(getattr(outputs, kind)) for kind in _LISTS}
+    return ModelOutputs(**blank, given=outputs.given)
+
+
 def outputs_of(values: Mapping[Part, Tensor], like: ModelOutputs) -> ModelOutputs:
-    """Outputs with these parts; lists are as long as ``like``'s, with None where nothing is kept."""
-    fields: dict[str, Any] = {}
+    """Outputs with these parts; lists are as long as ``like``'s, with None for a layer that is not kept."""
+    fields: dict[str, Any] = {feature: list(getattr(like, feature)) for feature in FEATURES}
     modules: dict[str, Any] = {}
     for part, value in values.items():
         if part.kind == "modules":
@@ -129,8 +147,7 @@ def outputs_of(values: Mapping[Part, Tensor], like: ModelOutputs) -> ModelOutput
         elif part.kind == "inputs_mask":
             fields["inputs_mask"] = value
         else:
-            blank = [None] * len(getattr(like, part.kind))
-            fields.setdefault(part.kind, blank)[part.index] = value
+            fields.setdefault(part.kind, list(getattr(like, part.kind)))[part.index] = value
     return ModelOutputs(**fields, given=like.given, modules=modules)
 
 

@@ -6,6 +6,7 @@ the text has ended.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from ...errors import CacheError
+from ...losses import full_precision
 
 DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
@@ -49,10 +53,10 @@ def packed(values: Tensor, shape: Shape, lengths: Sequence[int] | None, dtype: t
         shape: of its axes.
         lengths: of the rows' texts; token axes are cut to them. None keeps all.
         dtype: of floating-point values; one that cannot hold a finite value is replaced by float32.
-        top_k: keep the largest so many of the last axis and the logarithm of the sum of the others' exponentials;
-            0 keeps all.
+        top_k: keep the largest so many of the last axis, if it is none of tokens, and the logarithm of the sum of the
+            others' exponentials; 0 keeps all.
     """
-    if top_k and values.shape[-1] > top_k + 1:
+    if top_k and values.shape[-1] > top_k + 1 and values.dim() - 2 not in shape.token_axes:
         return _packed_largest(values, shape, lengths, dtype, top_k)
     kept = _narrowed(values, dtype)
     raw = _raw(kept)
@@ -68,7 +72,7 @@ def packed(values: Tensor, shape: Shape, lengths: Sequence[int] | None, dtype: t
 def _packed_largest(
     values: Tensor, shape: Shape, lengths: Sequence[int] | None, dtype: torch.dtype, k: int
 ) -> list[bytes]:
-    wide = values.float()
+    wide = full_precision(values)
     largest, index = wide.topk(k, dim=-1)
     others = wide.scatter(-1, index, -torch.inf).logsumexp(dim=-1)
     kept, tail = _narrowed(largest, dtype), others.unsqueeze(-1)
@@ -89,27 +93,37 @@ def batched(records: Sequence[memoryview | bytes], length: int | None, pinned: b
 
     Of a top-k record the values that were left out share the sum of their exponentials evenly, so that the probability
     of all of them together is kept.
+
+    Raises:
+        CacheError: the rows differ in an axis that is none of tokens.
     """
     heads = [_head(record) for record in records]
     first = heads[0]
+    if len({head.other_dims for head in heads}) > 1:
+        shapes = sorted({head.dims for head in heads})
+        raise CacheError(
+            f"the teacher gave one row a part of shape {list(shapes[0])} and another one of {list(shapes[-1])}; a "
+            "teacher cache needs parts whose shape depends on nothing but the length of the padded text"
+        )
     dims = tuple(
         max(head.dims[axis] for head in heads) if length is None or not first.is_token_axis(axis) else length
         for axis in range(len(first.dims))
     )
-    dtype = first.dtype if all(head.dtype == first.dtype for head in heads) else torch.float32
+    alike = all(head.dtype == first.dtype for head in heads) and _holds(first.dtype, first.fill)
+    dtype = first.dtype if alike else torch.float32
     whole = all(head.dims == dims for head in heads)
     values = torch.empty((len(records), *dims), dtype=dtype, pin_memory=pinned)
     if not whole:
         values.fill_(first.fill)
     target = _raw(values)
     for row, (record, head) in enumerate(zip(records, heads, strict=True)):
-        place = tuple(slice(size) for size in head.dims)
+        place: Any = (row, *(slice(size) for size in head.dims))
         if head.k:
-            values[row][place] = _unpacked_largest(record, head).to(dtype)
+            values[place] = _unpacked_largest(record, head).to(dtype)
         elif head.dtype == dtype:
-            target[row][place] = head.array(record)
+            target[place] = head.array(record)
         else:
-            values[row][place] = _as_tensor(head.array(record), head.dtype).to(dtype)
+            values[place] = _as_tensor(head.array(record), head.dtype).to(dtype)
     return values
 
 
@@ -120,6 +134,11 @@ class _Head:
     dims: tuple[int, ...]
     token_axes: int
     fill: float
+
+    @property
+    def other_dims(self) -> tuple[int | None, ...]:
+        """The dims, with None for those that are as long as the text."""
+        return tuple(None if self.is_token_axis(axis) else size for axis, size in enumerate(self.dims))
 
     def is_token_axis(self, axis: int) -> bool:
         return bool(self.token_axes >> axis & 1)
@@ -149,8 +168,8 @@ def _unpacked_largest(record: memoryview | bytes, head: _Head) -> Tensor:
     others = np.frombuffer(record, "<f4", count=number, offset=kept.nbytes + index.nbytes)
     each = torch.from_numpy(others.copy()).reshape(*above, 1) - float(np.log(classes - head.k))
     where = torch.from_numpy(index.astype(np.int64)).reshape(*above, head.k)
-    largest = _as_tensor(kept, head.dtype).reshape(*above, head.k).float()
-    return each.expand(*above, classes).scatter(-1, where, largest)
+    largest = full_precision(_as_tensor(kept, head.dtype).reshape(*above, head.k))
+    return each.to(largest.dtype).expand(*above, classes).scatter(-1, where, largest)
 
 
 def _until(token_axes: tuple[int, ...], length: int, number: int) -> tuple[slice, ...]:
@@ -165,6 +184,10 @@ def _narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
     kept = values.to(dtype)
     overflown = bool((kept.isinf() & values.isfinite()).any())
     return values.float() if overflown else kept
+
+
+def _holds(dtype: torch.dtype, fill: float) -> bool:
+    return not dtype.is_floating_point or not math.isfinite(fill) or abs(fill) <= torch.finfo(dtype).max
 
 
 def _numpy_type(dtype: torch.dtype) -> Any:

@@ -5,6 +5,8 @@ A key is bytes, a record is bytes; what they mean is said elsewhere. On disk eve
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import shutil
 import threading
@@ -15,12 +17,15 @@ from typing import Any, Protocol, TypeAlias
 
 from ...errors import CacheError, MissingDependencyError
 
+logger = logging.getLogger("textbrewer")
+
 Get: TypeAlias = Callable[[bytes], memoryview | None]
 """``key -> record``, or None where there is none; valid while the store is being read."""
 
 _CHECKSUM = 8
 _PENDING_BYTES = 128 * 2**20
-_MAP_BYTES = 2**42
+# Of address space, of which a process has 2^47 bytes for all shards of all teachers.
+_MAP_BYTES = 2**40
 
 
 class StoreFullError(Exception):
@@ -111,8 +116,10 @@ class LmdbStore:
         self.damaged = 0
         self.own: Any = None
         self._shards: dict[str, Any] = {}
-        self._seen = -1
+        # What waits for the writer, and what it is writing. The writer replaces these dicts and takes nothing out of
+        # them: who holds both sees everything that is not in a transaction begun afterwards.
         self._pending: dict[bytes, bytes] = {}
+        self._written: dict[bytes, bytes] = {}
         self.pending_bytes = 0
         self._changed = threading.Condition()
         self._writer: threading.Thread | None = None
@@ -126,38 +133,57 @@ class LmdbStore:
 
     def _look_for_shards(self) -> None:
         """Open what other processes have begun since."""
-        changed = self.folder.stat().st_mtime_ns
-        if changed == self._seen:
-            return
-        self._seen = changed
-        for path in sorted(self.folder.glob("shard-*")):
-            if path.name not in self._shards and (path / "data.mdb").exists():
-                self._shards[path.name] = _opened(path, True, None)
+        for name in sorted(os.listdir(self.folder)):
+            if name.startswith("shard-") and name not in self._shards and _is_begun(self.folder / name):
+                self._shards[name] = _opened(self.folder / name, True, None)
 
     @contextmanager
     def reading(self) -> Iterator[Get]:
+        import lmdb
+
+        self._require_open()
         self._look_for_shards()
+        with self._changed:
+            waiting = (self._pending, self._written)
         with ExitStack() as open_ones:
-            environments = [*([self.own] if self.own else []), *(e for e in self._shards.values() if e is not self.own)]
-            transactions = [open_ones.enter_context(e.begin(buffers=True)) for e in environments]
+            own_first = sorted(self._shards, key=lambda name: self._shards[name] is not self.own)
+            transactions = [
+                (self.folder / name, open_ones.enter_context(self._shards[name].begin(buffers=True)))
+                for name in own_first
+            ]
 
             def get(key: bytes) -> memoryview | None:
-                pending = self._pending.get(key)
-                if pending is not None:
-                    return memoryview(pending)
-                for transaction in transactions:
-                    found = transaction.get(key)
+                for records in waiting:
+                    if key in records:
+                        return memoryview(records[key])
+                for path, transaction in transactions:
+                    try:
+                        found = transaction.get(key)
+                    except lmdb.Error as error:
+                        raise _damaged(path, error) from error
                     if found is not None:
                         if _is_whole(found):
                             return memoryview(found)[:-_CHECKSUM]
-                        self.damaged += 1
+                        self._count_damaged(path)
                 return None
 
             yield get
 
+    def _require_open(self) -> None:
+        if self._closing:
+            raise CacheError(f"{self.folder}: the cache was closed while a run uses it; close it after the run")
+
+    def _count_damaged(self, path: Path) -> None:
+        self.damaged += 1
+        if self.damaged == 1:
+            logger.warning(
+                "%s: a record is damaged; the teacher computes it again. TeacherCache.verify finds all", path
+            )
+
     def put(self, records: Mapping[bytes, bytes]) -> None:
         if self.read_only:
             raise CacheError(f"{self.folder}: the cache is read-only")
+        self._require_open()
         with self._changed:
             self._changed.wait_for(lambda: self._failed or self.pending_bytes < _PENDING_BYTES)
             if self._failed is not None:
@@ -167,6 +193,8 @@ class LmdbStore:
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write, name="teacher-cache", daemon=True)
                 self._writer.start()
+                # A daemon is stopped at the end of the process, with what it has not written yet.
+                atexit.register(self._finish)
             self._changed.notify_all()
 
     def _write(self) -> None:
@@ -178,17 +206,17 @@ class LmdbStore:
                 self._changed.wait_for(lambda: self._pending or self._closing)
                 if not self._pending:
                     return
-                batch = dict(self._pending)
+                self._written, self._pending = self._pending, {}
             try:
                 with self.own.begin(write=True) as transaction:
-                    for key, record in batch.items():
+                    for key, record in self._written.items():
                         transaction.put(key, record + checksum(record))
             except (lmdb.Error, OSError) as error:
                 self._failed = error
             with self._changed:
-                for key in batch:
-                    # After a failure they stay readable for as long as this process needs no room for more.
-                    del self._pending[key]
+                self._written = {}
+                if self._failed is not None:
+                    self._pending = {}
                 self.pending_bytes = sum(map(len, self._pending.values()))
                 self._changed.notify_all()
             if self._failed is not None:
@@ -201,7 +229,7 @@ class LmdbStore:
             StoreFullError: it cannot be.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._failed or not self._pending)
+            self._changed.wait_for(lambda: self._failed or not (self._pending or self._written))
         if self._failed is not None:
             raise StoreFullError(str(self._failed)) from self._failed
 
@@ -213,14 +241,15 @@ class LmdbStore:
         return sum(path.stat().st_blocks * 512 for path in self.folder.glob("shard-*/data.mdb"))
 
     def examine(self) -> tuple[int, int]:
-        """Read every record: how many are whole, and how many were damaged and, unless read-only, are now deleted.
+        """Read every record on the disk: how many are whole, and how many are damaged and, unless read-only, deleted.
 
         Raises:
             CacheError: a shard's own structure is damaged.
         """
-        self.flush()
+        import lmdb
+
         whole = damaged = 0
-        for name, environment in self._shards.items():
+        for name, environment in list(self._shards.items()):
             bad = []
             try:
                 with environment.begin(buffers=True) as transaction:
@@ -229,27 +258,41 @@ class LmdbStore:
                             whole += 1
                         else:
                             bad.append(bytes(key))
-            except Exception as error:
-                raise CacheError(
-                    f"{self.folder / name}: the file is damaged ({error}); delete this folder: only the teacher's "
-                    "outputs in it have to be computed again"
-                ) from error
+            except lmdb.Error as error:
+                raise _damaged(self.folder / name, error) from error
             damaged += len(bad)
-            if bad and environment is self.own:
-                with environment.begin(write=True) as transaction:
-                    for key in bad:
-                        transaction.delete(key)
+            if bad and not self.read_only:
+                self._delete(name, bad)
         return whole, damaged
 
-    def close(self) -> None:
+    def _delete(self, name: str, keys: list[bytes]) -> None:
+        """Delete records, also from a shard that another process writes: LMDB lets one of them write at a time."""
+        others = self._shards[name] is not self.own
+        if others:
+            _let_go(self._shards.pop(name))
+            self._shards[name] = _opened(self.folder / name, False, None)
+        with self._shards[name].begin(write=True) as transaction:
+            for key in keys:
+                transaction.delete(key)
+        if others:
+            _let_go(self._shards.pop(name))
+            self._look_for_shards()
+
+    def _finish(self) -> None:
+        """Have the writer write what waits, and end."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         if self._writer is not None:
             self._writer.join()
+
+    def close(self) -> None:
+        self._finish()
+        atexit.unregister(self._finish)
         for environment in self._shards.values():
             _let_go(environment)
         self._shards.clear()
+        self.own = None
 
 
 def checksum(record: Any) -> bytes:
@@ -261,6 +304,21 @@ def checksum(record: Any) -> bytes:
 
 def _is_whole(record: Any) -> bool:
     return len(record) > _CHECKSUM and checksum(record[:-_CHECKSUM]) == record[-_CHECKSUM:]
+
+
+def _is_begun(shard: Path) -> bool:
+    """Whether the process that writes a shard has come as far as its file's first pages."""
+    try:
+        return (shard / "data.mdb").stat().st_size > 0
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _damaged(path: Path, why: object) -> CacheError:
+    return CacheError(
+        f"{path}: no teacher cache can be read here ({why}); delete this folder if it is damaged: only the teacher's "
+        "outputs in it have to be computed again"
+    )
 
 
 # LMDB must not open a file twice in one process, so two caches of one folder share what is open.
@@ -275,11 +333,17 @@ def _opened(path: Path, read_only: bool, max_bytes: int | None) -> Any:
     except ImportError as error:
         raise MissingDependencyError(error.name or "lmdb", "cache", "a teacher cache on disk") from None
     with _OPENING:
-        for mode in (False, True):
-            held = _OPEN.get((os.path.realpath(path), mode))
-            if held is not None and (read_only or not mode):
-                held[1] += 1
-                return held[0]
+        place = os.path.realpath(path)
+        held = _OPEN.get((place, False)) or (_OPEN.get((place, True)) if read_only else None)
+        if held is not None:
+            held[1] += 1
+            return held[0]
+        if (place, True) in _OPEN:
+            raise CacheError(
+                f"{path} is open for reading only in this process, and has to be written now; close the cache that "
+                "reads it first (cache.close())"
+            )
+        _require_whole_file(path)
         try:
             environment = lmdb.open(
                 os.fspath(path),
@@ -291,12 +355,29 @@ def _opened(path: Path, read_only: bool, max_bytes: int | None) -> Any:
                 readahead=False,
             )
         except lmdb.Error as error:
-            raise CacheError(
-                f"{path}: no teacher cache can be opened here ({error}); delete this folder if it is damaged: only the "
-                "teacher's outputs in it have to be computed again"
-            ) from error
-        _OPEN[os.path.realpath(path), read_only] = [environment, 1]
+            raise _damaged(path, error) from error
+        if not read_only:
+            # Readers that were killed would keep old pages from being used again.
+            environment.reader_check()
+        _OPEN[place, read_only] = [environment, 1]
         return environment
+
+
+def _require_whole_file(path: Path) -> None:
+    """Refuse a file that ends before its last page: reading there would kill the process."""
+    import lmdb
+
+    file = path / "data.mdb"
+    if not _is_begun(path):
+        return
+    try:
+        # Without its lock file, and for the time it takes to read the first page.
+        with lmdb.open(os.fspath(path), readonly=True, lock=False) as environment:
+            needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    except lmdb.Error as error:
+        raise _damaged(path, error) from error
+    if file.stat().st_size < needed:
+        raise _damaged(path, f"data.mdb has {file.stat().st_size:,} of {needed:,} bytes")
 
 
 def _let_go(environment: Any) -> None:

@@ -706,16 +706,17 @@ class TestNoRoom:
         ):
             learned(distiller_of(tmp_path, cache, **config), loader, num_epochs=1)
         first, last = (str(warning.message) for warning in said)
-        assert "for 500 rows" in first and "there is room for 90.0 kB: match fewer layers, keep logits only" in first
+        assert "for 500 rows" in first and "there is room for 90.0 kB: match fewer layers, match a pooled" in first
         assert "takes nothing more: max_bytes=90,000 is reached" in last
 
-    def test_enough_room_is_said_beside_what_is_free(self, tmp_path, caplog):
+    def test_enough_room_is_said_beside_what_is_free(self, tmp_path, caplog, capsys):
         rows = batch_of(40)
         dataset = [{key: value[i] for key, value in rows.items()} for i in range(40)]
         with TeacherCache(tmp_path / "cache") as cache, caplog.at_level(logging.INFO, "textbrewer"):
             learned(distiller_of(tmp_path, cache), torch.utils.data.DataLoader(dataset, batch_size=10), num_epochs=1)
         (said,) = [record.message for record in caplog.records if "for 40 rows" in record.message]
         assert said.endswith(" free")
+        assert said in capsys.readouterr().err
 
 
 class TestBuild:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -278,15 +279,21 @@ class TeacherCache:
             room.append(free_bytes(self.path))
         text = f"{self}: about {in_bytes(needed)} for {rows:,} rows ({in_bytes(int(bytes_a_row))} each)"
         if room and needed > min(room):
-            offers = "match fewer layers, keep logits only, or use a loss over pooled features (pkd)"
+            offers = "match fewer layers, match a pooled module by its path (as 'bert.pooler'), or keep logits only"
             warnings.warn(
                 f"{text}, but there is room for {in_bytes(min(room))}: "
                 f"{offers if reads.features else 'set top_k, or give a larger disk'}. What fits is kept, and the "
                 "teacher computes the rest each time",
                 stacklevel=2,
             )
-        else:
-            logger.info("%s%s", text, f", {in_bytes(min(room))} free" if room else "")
+            return
+        text += f", {in_bytes(min(room))} free" if room else ""
+        logger.info("%s", text)
+        if self.path is not None and not (_several() and dist.get_rank()):
+            from tqdm.auto import tqdm
+
+            # Whatever the logging is set to: a disk that fills is the user's.
+            tqdm.write(text, file=sys.stderr)
 
     def size(self) -> int:
         """Bytes of all namespaces."""

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..errors import NonFiniteLossError
 from ..types import LossReport
 
-
 logger = logging.getLogger("textbrewer")
 
 

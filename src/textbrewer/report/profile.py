@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..modes import modes_kept
 from ..errors import DataError, TextBrewerError
 from ..feeding import to_device
+from ..modes import modes_kept
 
 Inputs = Mapping[str, Tensor]
 

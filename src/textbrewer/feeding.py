@@ -87,7 +87,7 @@ def to_device(value: Any, device: torch.device) -> Any:
         return value.to(device, non_blocking=True)
     if isinstance(value, Mapping):
         moved = {key: to_device(item, device) for key, item in value.items()}
-        return moved if type(value) is dict else _rebuilt(value, moved)
+        return moved if type(value) is dict else rebuilt(value, moved)
     if callable(getattr(value, "to", None)):
         return value.to(device)  # before tuples: a PackedSequence is one, and keeps its lengths on the CPU
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -97,7 +97,8 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
-def _rebuilt(original: Mapping[Any, Any], moved: dict[Any, Any]) -> Mapping[Any, Any]:
+def rebuilt(original: Mapping[Any, Any], moved: dict[Any, Any]) -> Mapping[Any, Any]:
+    """``moved`` in a mapping of the original's kind, if one can be made of it."""
     try:
         return type(original)(moved)  # type: ignore[call-arg]
     except TypeError:

@@ -22,7 +22,7 @@ from ..engine.checkpoint import RunState, described, shapes_of
 from ..engine.devices import Placement
 from ..engine.loop import Step
 from ..errors import UnsupportedError
-from ..feeding import length_of, rows_of, sides
+from ..feeding import Fed, length_of, rows_of, sides
 from ..matching import MatchLosses, Projections
 from ..modes import modes_kept
 from ..objective import Objective, Share, counts_of
@@ -90,14 +90,16 @@ class DistillationStep:
         self._said_uncounted = False
 
     def __call__(self, batch: Batch, share: Share) -> LossReport:
-        given = sides(batch)
-        if self.trims and given.teacher is given.student:
-            given = sides(trimmed(batch))
-        fed = given.on(self.placement.device)
+        fed = self.parts_of(batch).on(self.placement.device)
         with self.placement.autocast():
             of_student = self.student(fed.student, self.student_args, self.forward)
         of_teacher = None if self.source is None else self.source(fed, self.args, of_student.inputs_mask)
         return self.objective(of_student, of_teacher, share)
+
+    def parts_of(self, batch: Batch) -> Fed:
+        """What each side is fed, cut to the longest row where that is safe."""
+        given = sides(batch)
+        return sides(trimmed(batch)) if self.trims and given.teacher is given.student else given
 
     def share(self, window: list[Batch]) -> Share:
         """Equal parts, and the counts of valid units where a term needs them."""
@@ -161,8 +163,8 @@ class Distiller(ABC):
     @contextmanager
     def filling(
         self, cache: TeacherCache, loader: Any, args: Mapping[str, Any]
-    ) -> Iterator[list[tuple[TeacherSource, Any, Mapping[str, Any]]]]:
-        """What :meth:`TeacherCache.build` fills ``cache`` with: teacher sources, and the batches of each.
+    ) -> Iterator[list[tuple[TeacherSource, Any, Mapping[str, Any], Callable[[Batch], Fed]]]]:
+        """What :meth:`TeacherCache.build` fills ``cache`` with: teacher sources, and how each gets which batches.
 
         Raises:
             UnsupportedError: there is no teacher.
@@ -179,7 +181,7 @@ class Distiller(ABC):
                 steps = [(step, loader)] if several is None else [(several[task], loader[task]) for task in several]
                 if any(one.source is None for one, _ in steps):
                     raise UnsupportedError(f"{type(self).__name__} has no teacher whose outputs could be cached")
-                yield [(one.source, own, args) for one, own in steps]
+                yield [(one.source, own, args, one.parts_of) for one, own in steps]
         finally:
             self.teacher_cache = before
 

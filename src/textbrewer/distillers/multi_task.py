@@ -182,6 +182,15 @@ class MultiTaskDistiller(MatchedDistiller):
     def _lessons(self) -> list[Lesson]:
         return list(self.lessons.values())
 
+    def filling(self, cache: TeacherCache, loader: Any, args: Mapping[str, Any]) -> Any:
+        """As of every distiller, with a loader a task.
+
+        Raises:
+            ConfigError: with every task that lacks a loader.
+        """
+        _require_tasks(self.lessons, {"dataloaders": loader})
+        return super().filling(cache, loader, args)
+
     def _assemble(self, run: Run) -> Step:
         steps = {}
         for task, lesson in self.lessons.items():

@@ -841,6 +841,13 @@ class TestHousekeeping:
             cache.flush()
             assert [found.dtype for found in cache.list()] == ["float32", "float16"]
 
+    def test_list_waits_for_what_is_being_written(self, tmp_path, monkeypatch):
+        real = stores.checksum
+        monkeypatch.setattr(stores, "checksum", lambda record: (time.sleep(0.01), real(record))[1])
+        with TeacherCache(tmp_path / "cache") as cache:
+            learned(distiller_of(tmp_path, cache))
+            assert cache.list()[0].records == 12
+
     def test_list_in_memory(self, tmp_path):
         cache = TeacherCache.in_memory()
         learned(distiller_of(tmp_path, cache))
@@ -902,3 +909,36 @@ class TestHousekeeping:
 
 def test_the_config_of_the_drop_in_api_is_untouched():
     assert DistillationConfig().is_caching_logits is False
+
+
+def test_a_multi_task_build_names_the_tasks_without_a_loader(tmp_path):
+    teachers = {"a": encoder(0), "b": encoder(1)}
+    adaptors = dict.fromkeys(teachers, ADAPTOR)
+    train = TrainingConfig(output_dir=tmp_path, device="cpu", progress_bar=False)
+    distiller = MultiTaskDistiller(train, DistillationConfig(), teachers, encoder(2), adaptors, adaptors)
+    cache = TeacherCache.in_memory()
+    with pytest.raises(ConfigError, match="dataloaders"):
+        cache.build(distiller, {"a": [batch_of()]}, progress_bar=False)
+    with pytest.raises(ConfigError, match="a dict with the tasks"):
+        cache.build(distiller, [batch_of()], progress_bar=False)
+
+
+def test_what_is_built_is_cut_as_it_is_in_training(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+    small = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40}
+    teacher, student = (
+        transformers.BertForSequenceClassification(transformers.BertConfig(num_hidden_layers=layers, **small))
+        for layers in (2, 1)
+    )
+    mask = torch.zeros(4, 9).long()
+    mask[:, :5] = 1
+    batch = {"input_ids": torch.randint(1, 40, (4, 9)), "attention_mask": mask}
+    own = {"layer_T": 1, "layer_S": 1, "feature": "hidden", "loss": lambda S, T, mask=None: ((S - T) ** 2).mean()}
+    config = DistillationConfig(intermediate_matches=[own])
+    cache = TeacherCache.in_memory()
+    train = TrainingConfig(output_dir=tmp_path, device="cpu", progress_bar=False, save_state=False)
+    distiller = GeneralDistiller(train, config, teacher, student, teacher_cache=cache)
+    assert cache.build(distiller, [batch], progress_bar=False).computed == 4
+    records = cache.list()[0].records
+    distiller.train(torch.optim.SGD(student.parameters(), lr=0.1), [batch], num_epochs=1)
+    assert cache.list()[0].records == records

@@ -184,7 +184,7 @@ class TestPadding:
 
     @pytest.mark.parametrize(
         "first",
-        [TEXTS[:4], TEXTS[4:6], [list(range(1, 50)) * 8, list(range(1, 50)) * 7 + [3] * 48], [[5] * 400, [6] * 399]],
+        [TEXTS[:4], TEXTS[4:6], [[5] * 200 + [7] * 200, [5] * 200 + [7] * 199], [[5] * 400, [6] * 399]],
         ids=["short", "full", "long", "dull"],
     )
     def test_a_teacher_that_averages_over_padding_too(self, first):
@@ -196,7 +196,8 @@ class TestPadding:
             def forward(self, input_ids, attention_mask):
                 return self.embedding(input_ids).mean(1)
 
-        batches = [padded(first), padded(TEXTS[:4], 64), padded(TEXTS[2:6], 6), padded(TEXTS[:2], 3)]
+        longer = padded(first, max(map(len, first)) * 5 // 4 + 1)
+        batches = [padded(first), longer, padded(TEXTS[:4], 64), padded(TEXTS[2:6], 6), padded(TEXTS[:2], 3)]
         plan = self.exact(Mean(), batches, Reads(), lambda b, o: {"logits": o})
         assert not plan.stripped
 

@@ -429,12 +429,12 @@ class TeacherCache:
             else:
                 layers = {"hidden": tuple(hidden), "attention": tuple(attention)}
                 reads = Reads(logits=logits, layers=layers)
-                by_task = [(self._of_teacher(filled_for, adaptor, reads, loader, running), loader, args)]
+                by_task = [(self._of_teacher(filled_for, adaptor, reads, loader, running), loader, args, sides)]
             bar = running.enter_context(_bar(progress_bar))
-            for source, own_loader, own_args in by_task:
+            for source, own_loader, own_args, parts_of in by_task:
                 teachers: list[Any] = source.teachers if isinstance(source, EnsembleTeacher) else [source]
                 for batch in Stream(own_loader, Ranks.here()):
-                    fed = sides(batch)
+                    fed = parts_of(batch)
                     each = [t.fill(fed.for_teacher(i, len(teachers)), own_args) for i, t in enumerate(teachers)]
                     seen, new = max(rows for rows, _ in each), max(new for _, new in each)
                     rows, computed = rows + seen, computed + new

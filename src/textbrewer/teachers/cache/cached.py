@@ -237,10 +237,10 @@ class CachedTeacher:
     def _masked_from(self, end: int) -> Any:
         """Makes padding of a batch's columns from ``end`` on."""
         pad = getattr(getattr(self.live.adapted.model, "config", None), "pad_token_id", None)
-        fills = {"attention_mask": 0, "input_ids": pad}
+        fills = {"attention_mask": 0, "input_ids": max(pad or 0, 0), "inputs_embeds": 0}
 
         def padded(name: str, value: Any) -> Any:
-            if fills.get(name) is None:
+            if name not in fills:
                 return value
             changed = value.clone()
             changed[:, end:] = fills[name]

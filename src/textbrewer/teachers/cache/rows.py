@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...batching import TOKEN_INPUTS
 from ...errors import CacheError
-from ...feeding import _rebuilt, named_inputs
+from ...feeding import named_inputs, rebuilt
 from ...types import Batch
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -155,7 +155,7 @@ class Rows:
 def _like(batch: Batch, names: Mapping[Any, Any], part: Callable[[Any, Any], Any]) -> Batch:
     if isinstance(batch, Mapping):
         changed = {name: part(name, value) for name, value in batch.items()}
-        return changed if type(batch) is dict else _rebuilt(batch, changed)
+        return changed if type(batch) is dict else rebuilt(batch, changed)
     if isinstance(batch, Tensor):
         return part("input", batch)
     values = [part(name, value) for name, value in zip(names, batch, strict=True)]

@@ -24,6 +24,7 @@ from textbrewer import (
     TeacherCache,
     TrainingConfig,
 )
+from textbrewer.losses import VariationalLoss
 
 HIDDEN = {"feature": "hidden", "weight": 0.5, "loss": "hidden_mse"}
 
@@ -66,7 +67,8 @@ def main(job: str) -> None:
     adaptor, student = EncoderAdaptor(), Dropping()
     teacher, other = encoder(0, width=12, layers=2), encoder(1, width=12, layers=3)
     match = {**HIDDEN, "layer_T": 2, "layer_S": 1, "proj": ["linear", 8, 12]}
-    vid = {**match, "layer_S": 2, "loss": "vid"}
+    # Of a known width: several processes cannot take it from the first batch.
+    vid = {**match, "layer_S": 2, "loss": VariationalLoss(12)}
     config = DistillationConfig(
         temperature=2, hard_label_weight=0.5, intermediate_matches=[match, vid], kd_loss_weight_scheduler="linear_decay"
     )

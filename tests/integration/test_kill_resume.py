@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -27,8 +28,7 @@ def started(job, folder, processes=1):
     together = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *(together if processes > 1 else []), str(HERE / "resumable.py"), job, str(folder)]
     folder.mkdir(exist_ok=True)
-    own_group = {"start_new_session": True}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **own_group)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def batches_seen(folder):
@@ -131,7 +131,9 @@ def test_two_processes_that_are_killed_end_as_two_that_are_not(tmp_path):
         for _ in range(kills):
             process = started("general", folder, processes=2)
             wait_for_batches(process, folder, batches_seen(folder) + 20)
-            os.killpg(process.pid, signal.SIGKILL)
+            # torchrun gives its workers sessions of their own: they are killed one by one, before it can mend anything.
+            for each in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+                each.kill()
             process.communicate(timeout=60)
         process = started("general", folder, processes=2)
         _, errors = process.communicate(timeout=200)

@@ -60,7 +60,10 @@ def test_running_it_again_reuses_what_is_there(finished):
 
 
 def test_stopping_it_leaves_nothing_broken(tmp_path):
-    process = subprocess.Popen([*QUICK, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell makes what it starts in the background deaf to Ctrl-C; this process must hear it.
+    hearing = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*QUICK, str(tmp_path)], **pipes, **hearing)
     deadline = time.monotonic() + 300
     while not (tmp_path / "teacher" / "record.json").exists():
         assert process.poll() is None and time.monotonic() < deadline

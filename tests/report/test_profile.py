@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 
 import pytest
@@ -39,6 +40,35 @@ def test_shared_parameters_count_once():
     assert profile.parameters_of(torch.nn.Sequential(layer, layer)) == 8
 
 
+def test_every_batch_is_timed_by_every_model():
+    models = {"slow": Sleeper(0.01), "fast": Sleeper(0.002)}
+    batches = [{"x": torch.zeros(rows, 2)} for rows in (1, 3)]
+    taken = profile.seconds(models, batches, warm_up=0)
+    assert [*taken] == ["slow", "fast"] and taken["slow"][1] > taken["slow"][0] > taken["fast"][0] >= 0.002
+    assert taken["slow"][1] >= 0.03 and len(taken["fast"]) == 2
+
+
+def test_a_model_without_parameters_is_measured_on_the_cpu():
+    (taken,) = profile.seconds({"": torch.nn.Identity()}, [{"input": torch.zeros(2)}], warm_up=0)[""]
+    assert taken > 0
+
+
+def test_speed_is_in_milliseconds():
+    assert profile.speed_of([0.001, 0.003, 0.002], 5.0) == profile.Speed(2.0, pytest.approx(3.0, abs=0.9), 5.0)
+
+
+def test_shared_memory_counts_once():
+    layer = torch.nn.Linear(3, 2)
+    model = torch.nn.Sequential(layer, torch.nn.Linear(3, 2))
+    model[1].weight = layer.weight
+    assert profile.bytes_of(model) == 4 * (6 + 2 + 2)
+    assert profile.bytes_of(model.to(torch.bfloat16)) == 2 * (6 + 2 + 2)
+
+
+def test_the_machine_is_described():
+    assert f"{torch.get_num_threads()} thread" in profile.machine()
+
+
 def test_weights_on_disk(tmp_path):
     with pytest.raises(DataError, match=r"no \*.safetensors"):
         profile.weights_on_disk(tmp_path)
@@ -56,6 +86,28 @@ def test_peak_memory_grows_with_the_model(tmp_path):
         transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / str(words))
         peaks.append(profile.peak_memory(tmp_path / str(words), inputs))
     assert 100e6 < peaks[1] - peaks[0] < 400e6  # 128 MB of embeddings, read once or copied once
+
+
+def test_several_batches_and_a_student_of_this_library(tmp_path):
+    from textbrewer import BiGRUConfig, BiGRUStudent, HeadConfig
+
+    student = BiGRUStudent(BiGRUConfig(50, hidden_size=64, embedding_size=8, head=HeadConfig()))
+    student.save_pretrained(tmp_path)
+    shapes = ((1, 8), (500, 64))
+    batches = [{"input_ids": torch.ones(shape, dtype=torch.long)} for shape in shapes]
+    small, large = profile.peak_memories(tmp_path, batches)
+    assert large - small > 500 * 64 * 64 * 4  # at least the states of one direction
+
+
+def test_where_peaks_cannot_be_forgotten_each_batch_has_its_process(tmp_path, monkeypatch):
+    asked = []
+
+    def first_only(command, **_):
+        asked.append(len(command) - 4)
+        return subprocess.CompletedProcess(command, 0, stdout=f'a line\n{{"bytes": [{asked[-1]}]}}\n', stderr="")
+
+    monkeypatch.setattr(profile.subprocess, "run", first_only)
+    assert profile.peak_memories(tmp_path, [{"x": torch.zeros(1)}] * 3) == [3, 2, 1] == asked
 
 
 def test_a_model_that_cannot_be_loaded_is_said(tmp_path):

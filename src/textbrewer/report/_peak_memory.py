@@ -1,4 +1,4 @@
-"""Run as a process of its own by :func:`textbrewer.report.profile.peak_memory`; prints one line of JSON."""
+"""Run as a process of its own by :func:`textbrewer.report.profile.peak_memories`; prints one line of JSON."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
-import transformers
 from safetensors.torch import load_file
+
+from textbrewer.students.loading import model_class_in
 
 
 def high_water() -> int:
@@ -23,19 +24,32 @@ def high_water() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def main(folder: str, inputs_file: str) -> None:
-    inputs = load_file(inputs_file)
-    config = transformers.AutoConfig.from_pretrained(folder)
+def forget_peak() -> bool:
+    """Make :func:`high_water` begin anew from what is resident now, where the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def main(folder: str, *input_files: str) -> None:
+    batches = [load_file(file) for file in input_files]
     # Transformers imports the modules of an architecture when it is first named; that is not the model's memory.
-    model_class = getattr(transformers, config.architectures[0])
+    model_class = model_class_in(folder)
     before = high_water()
     model = model_class.from_pretrained(folder).eval()
+    peaks: list[int] = []
     with torch.inference_mode():
         for tensor in model.state_dict().values():
             # Weights are mapped from the file and enter memory when they are read, as all are in a model long in use.
             tensor.sum()
-        model(**inputs)
-    print(json.dumps({"bytes": high_water() - before}))
+        for inputs in batches:
+            if peaks and not forget_peak():
+                break  # the parent starts another process for the rest
+            model(**inputs)
+            peaks.append(high_water() - before)
+    print(json.dumps({"bytes": peaks}))
 
 
 if __name__ == "__main__":

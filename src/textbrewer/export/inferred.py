@@ -1,0 +1,68 @@
+"""What a model tells of its task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ..configs.student import HeadConfig
+from ..errors import DataError, UnsupportedError
+from ..students.heads import HEAD_CLASSES, head_of
+from ..tasks import (
+    MultiLabelClassification,
+    QuestionAnswering,
+    Rows,
+    Table,
+    Task,
+    TextClassification,
+    TextRegression,
+    TokenClassification,
+)
+from ..tasks.adaptor import positions_of
+
+_LONGEST = 512
+
+
+def task_for(model: nn.Module, tokenizer: Any) -> Task:
+    """The task of a model's head, with the labels and the longest row that the model has.
+
+    Raises:
+        UnsupportedError: the head is of none of the tasks.
+    """
+    head = getattr(getattr(model, "config", None), "head", None)
+    found = head if isinstance(head, HeadConfig) else head_of(model)
+    if found is None:
+        raise UnsupportedError(
+            f"{type(model).__name__} does not say what it is for; export takes classes that end in "
+            f"{', '.join(HEAD_CLASSES)} and BiGRUStudent, or give task=…"
+        )
+    longest = min(positions_of(model) or _LONGEST, tokenizer.model_max_length, _LONGEST)
+    labels = found.labels or [f"LABEL_{i}" for i in range(found.num_labels)]
+    if found.task == "question-answering":
+        # The shares of the defaults: 128 tokens of 384 are shared by windows, and 64 are the question's.
+        length = min(384, longest)
+        return QuestionAnswering(max_length=length, doc_stride=length // 3, max_question_length=length // 6)
+    if found.task == "token-classification":
+        return TokenClassification(labels, max_length=longest)
+    if found.problem_type == "multi_label_classification":
+        return MultiLabelClassification(labels, max_length=longest)
+    if found.num_labels == 1:
+        return TextRegression(max_length=longest)
+    return TextClassification(labels, max_length=longest)
+
+
+def rows_of(task: Task, data: Any) -> Rows:
+    """Rows of what users hold: a table, rows, or a list of what ``task.predict`` takes.
+
+    Raises:
+        DataError: there are none.
+    """
+    if data is None or (isinstance(data, Sequence) and not len(data)):
+        raise DataError("export: no rows; give some real ones, by which the exported model is checked and measured")
+    if isinstance(data, (str, bytes, Mapping)):
+        raise DataError(f"export: expected a list of rows, got one {type(data).__name__}; write [row]")
+    if isinstance(data, Sequence) and not isinstance(data, (Rows, Table)):
+        data = [task.record(row) for row in data]
+    return task.rows(data, labelled=None)

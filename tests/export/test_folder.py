@@ -103,9 +103,13 @@ def test_own_scores(tmp_path, model, tokenizer):
 
     def evaluate(each):
         asked.append(type(each).__name__)
+        assert not each.training
         return {"speed of light": 3.0}
 
+    model.train()
     report = export_model(model, tokenizer, tmp_path / "out", rows(4), evaluate=evaluate)
+    assert model.training
+    model.eval()
     assert asked == ["BertForSequenceClassification", "OnnxModel", "OnnxModel"]
     assert report.variants["ONNX int8"].scores == {"speed of light": 3.0}
     assert report.reason == "int8 decides 100.0% of the rows as PyTorch does, and must 98%"

@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import DataError, UnsupportedError, count_of
 from ..feeding import accepts
 from ..files import replaced_folder
+from ..modes import modes_kept
 from ..report.profile import bytes_of, machine, parameters_of, speeds
 from ..report.table import aligned
 from ..students.loading import load_model
@@ -77,7 +78,8 @@ class ExportReport:
         """On what, where and with what it was measured."""
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         return (
-            f"Measured side by side on {count_of(self.rows, 'row')} given at export, on {self.machine}; {versions}. "
+            f"Scores, differences and decisions on {count_of(self.rows, 'row')} given at export; times side by side on "
+            f"the first of them, on {self.machine}; {versions}. "
             f"`predict.py` uses {self.serves}: {self.reason}."
         )
 
@@ -146,7 +148,7 @@ def export_model(
         data: some real rows to check and measure with: what ``task.predict`` or ``task.rows`` takes. With labels they
             give scores.
         task: what the model does; None asks the model.
-        evaluate: gives scores of any form of the model, instead of the task's on ``data``.
+        evaluate: gives scores of any form of the model, which is in eval mode, instead of the task's on ``data``.
         int8: whether to write the int8 file.
         tolerance: how far any logit of ``model.onnx`` may be from PyTorch's.
         card: what the model card says; see :class:`Card`.
@@ -224,19 +226,19 @@ def _measured(
     tolerance: float,
 ) -> dict[str, Variant]:
     single, large = batches_of(encoded, inputs, 1, 30), batches_of(encoded, inputs, 32, 2)
+    every = [*single, *batches_of(encoded, inputs, 32, -(-len(encoded) // 32))]
     reference = models[_PYTORCH]
-    found = {
-        name: differences(reference, other, [*single, *large]) for name, other in models.items() if name != _PYTORCH
-    }
+    found = {name: differences(reference, other, every) for name, other in models.items() if name != _PYTORCH}
     require_close(found[_NAMES[FLOAT]], tolerance)
     predictions = {name: task.predict(model, encoded.rows, tokenizer) for name, model in models.items()}
     labelled = all(row[task.target] is not None for row in encoded.rows)
     speed = speeds(models, single, large)
-    scores: Mapping[str, Mapping[str, float]] = (
-        {name: evaluate(model) for name, model in models.items()}
-        if evaluate is not None
-        else {name: task.score(each, encoded.rows) if labelled else {} for name, each in predictions.items()}
-    )
+    with modes_kept(*models.values()):
+        scores: Mapping[str, Mapping[str, float]] = (
+            {name: evaluate(model.eval()) for name, model in models.items()}
+            if evaluate is not None
+            else {name: task.score(each, encoded.rows) if labelled else {} for name, each in predictions.items()}
+        )
     return {
         name: Variant(
             file=model.file.name if isinstance(model, OnnxModel) else None,

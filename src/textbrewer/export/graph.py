@@ -68,7 +68,7 @@ def _program(model: nn.Module, sample: tuple[Tensor, ...], inputs: Sequence[str]
         return (tuple({0: batch, 1: length} for _ in inputs),)
 
     dynamic = torch.export.Dim.DYNAMIC
-    # Guards on the length, such as the number of positions, are checked by whoever makes batches.
+    # What is found out about the length, such as the number of positions, does not reach the file.
     with OpenSizes():
         exported = torch.export.export(model, sample, dynamic_shapes=of_each(dynamic, dynamic), strict=False)
     return torch.onnx.export(

@@ -65,6 +65,20 @@ class SoftLabels:
         self.probability_shift = config.probability_shift
         self.ensemble = ensemble or EnsembleConfig()
 
+    @property
+    def reads_logits(self) -> bool:
+        """Whether the teacher's logits ever count."""
+        return bool(self.weight or self.schedule)
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the labels do, which a teacher's adaptor may have to give."""
+        return self._requires_labels or self.ensemble.teacher_weights == "loss"
+
+    @property
+    def _requires_labels(self) -> bool:
+        return self.probability_shift or needs_labels(self.loss)
+
     def value(self, student: ModelOutputs, teacher: ModelOutputs | None, share: Share) -> Tensor | None:
         members = [] if teacher is None else list(teacher.members or (teacher,))
         if not student.logits or not members or not all(member.logits for member in members):
@@ -159,7 +173,7 @@ class SoftLabels:
     ) -> Tensor | None:
         given = next((side.labels for side in (student, *members) if side.labels), None)
         if given is None:
-            if self.probability_shift or needs_labels(self.loss):
+            if self._requires_labels:
                 what = (
                     "probability_shift=True" if self.probability_shift else getattr(self.loss, "__name__", "the loss")
                 )

@@ -11,11 +11,9 @@ from torch import nn
 from ..adaptors import AdaptedModel
 from ..configs import DistillationConfig, EnsembleConfig, IntermediateMatch
 from ..errors import ConfigError, Problem, UnsupportedError
-from ..losses import needs_labels
 from ..matching import MatchLosses, Projections, path_of
 from ..matching.layers import layer_list
 from ..objective import FeatureMatch, HardLabels, Objective, SoftLabels, Term
-from ..presets import KD_LOSS_MAP
 from ..teachers import CachedTeacher, EnsembleTeacher, LiveTeacher, Reads, TeacherCache, TeacherSource
 from ..types import Adaptor
 from ._base import DistillationStep, Run
@@ -128,10 +126,11 @@ class Lesson:
         of_student = AdaptedModel(
             student, self.adaptor_S, name="adaptor_S", features=_features(self.matches, "S"), paths=paths_S
         )
-        sources = [self._source(i, student, run, cache) for i in range(len(self.teachers))]
+        soft = SoftLabels(self.config, self.ensemble)
+        sources = [self._source(i, student, run, cache, soft) for i in range(len(self.teachers))]
         run.running.enter_context(of_student.ready())
         hard = HardLabels(self.config.hard_label_weight, self.config.hard_label_weight_scheduler)
-        objective = Objective([SoftLabels(self.config, self.ensemble), *self._feature_terms(), hard])
+        objective = Objective([soft, *self._feature_terms(), hard])
         forward = run.placement.forward_of(student, data_parallel)
         if isinstance(forward, nn.DataParallel) and paths_S:
             raise UnsupportedError("data_parallel and matches of modules by path do not go together: match layers")
@@ -140,9 +139,11 @@ class Lesson:
         trims = of_student.ready_adaptor is not None and not any(self.adaptors_T)
         return DistillationStep(of_student, source, objective, run.placement, forward, run.args, student_args, trims)
 
-    def _source(self, index: int, student: nn.Module, run: Run, cache: TeacherCache | None) -> TeacherSource:
+    def _source(
+        self, index: int, student: nn.Module, run: Run, cache: TeacherCache | None, soft: SoftLabels
+    ) -> TeacherSource:
         own = [match for match in self.matches if match.teacher == index]
-        reads = self._reads(own)
+        reads = self._reads(own, soft)
         teacher = run.placement.teacher(self.teachers[index])
         adapted = AdaptedModel(
             teacher,
@@ -163,14 +164,12 @@ class Lesson:
         namespace = cache.namespace(self.teachers[index], adapted, run.placement.teacher_precision)
         return CachedTeacher(live, namespace, reads, run.rows)
 
-    def _reads(self, matches: list[IntermediateMatch]) -> Reads:
+    def _reads(self, matches: list[IntermediateMatch], soft: SoftLabels) -> Reads:
         custom = [self.matches[place] for place in self.custom]
-        kd_loss = self.config.kd_loss_type
-        labelled = needs_labels(KD_LOSS_MAP[kd_loss] if isinstance(kd_loss, str) else kd_loss)
         return Reads.of(
             matches,
-            logits=bool(self.config.kd_loss_weight or self.config.kd_loss_weight_scheduler),
-            labels=labelled or self.config.probability_shift or self.ensemble.teacher_weights == "loss",
+            logits=soft.reads_logits,
+            labels=soft.reads_labels,
             inputs_mask=any(match in custom for match in matches),
         )
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..configs import StudentConfig
 from ..errors import StudentError, UnknownNameError, count_of, did_you_mean
+from ..matching.layers import layer_list
 from . import bigru
 from .presets import preset
 
@@ -137,7 +138,7 @@ def _encoder_of(teacher: Any, wanted: StudentConfig, source: str) -> tuple[Any, 
     same_family = _same_family(given, wanted)
     narrower = wanted.hidden_size not in (None, given.hidden_size)
     copying = source == "teacher" and same_family and not narrower
-    prefix = _layer_list(teacher) if same_family else ""
+    prefix = _layers_of(teacher) if same_family else ""
     chosen = _chosen_layers(wanted, given.num_hidden_layers, required=copying)
     sized = _sized_config(teacher, wanted, chosen)
     model_class = type(teacher) if same_family else _counterpart(teacher, sized)
@@ -152,16 +153,19 @@ def _same_family(given: Any, wanted: StudentConfig) -> bool:
     return wanted.family is None or wanted.family == getattr(given, "model_type", None)
 
 
-def _layer_list(teacher: Any) -> str:
-    """The dotted name of the list of the encoder's layers."""
-    number = teacher.config.num_hidden_layers
-    for name, module in teacher.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == number and len({type(m) for m in module}) == 1:
-            return str(name)
-    raise StudentError(
-        f"build_student: {type(teacher).__name__} has no list of {number} layers to choose from (models such as ALBERT "
-        "share one layer); build the student from a config of your own"
-    )
+def _layers_of(teacher: Any) -> str:
+    """The dotted name of the list of the encoder's layers.
+
+    Raises:
+        StudentError: there is none.
+    """
+    path = layer_list(teacher)
+    if path is None:
+        raise StudentError(
+            f"build_student: {type(teacher).__name__} has no list of {teacher.config.num_hidden_layers} layers to "
+            "choose from (models such as ALBERT share one layer); build the student from a config of your own"
+        )
+    return path
 
 
 def _chosen_layers(wanted: StudentConfig, teacher_layers: int, required: bool) -> list[int]:

@@ -20,7 +20,7 @@ demo: setup  ## distil a real teacher on real text and show what was won
 	env -u OMP_NUM_THREADS $(BIN)/python -m textbrewer.demo
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow" tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" tests
 
 test-slow: setup  ## run the slow tests: processes killed, browser
 	$(BIN)/python -m pytest -m slow tests

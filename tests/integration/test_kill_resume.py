@@ -16,6 +16,7 @@ import torch
 
 from textbrewer.report.plots import scalars
 
+pytestmark = pytest.mark.xdist_group("processes")
 HERE = Path(__file__).parent
 JOBS = ["general", "cached", "teachers", "tasks"]
 # Accumulation times the steps between two checkpoints: what a kill can cost.

@@ -12,6 +12,8 @@ import torch
 
 from textbrewer.report.plots import scalars
 
+# One worker makes the runs that all of these tests look at, and no other starts processes that talk meanwhile.
+pytestmark = pytest.mark.xdist_group("processes")
 HERE = Path(__file__).parent
 RUNS = ["epochs", "uneven", "steps", "listed", "teachers", "tasks"]
 CHECKPOINTS = {"epochs": [2, 4], "uneven": [2, 4], "steps": [2, 4, 5], "listed": [1, 2], "teachers": [1], "tasks": [4]}

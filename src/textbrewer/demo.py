@@ -33,6 +33,7 @@ from . import (
     GeneralDistiller,
     IntermediateMatch,
     StudentConfig,
+    TeacherCache,
     TrainingConfig,
     __version__,
 )
@@ -167,6 +168,8 @@ class Workshop:
         self.settings = settings
         self.data = data
         self.fresh = fresh
+        # The seeds ask the teacher the same of the same articles: only the first student waits for it.
+        self.cache = TeacherCache.in_memory()
         # A student depends on the teacher's settings too, so one key does for all; the number of seeds is no part
         # of it, so that more seeds can be added to a finished run.
         relevant = {**asdict(settings), "seeds": None, "version": __version__, "rows": _fingerprint(data)}
@@ -197,7 +200,9 @@ class Workshop:
             if kind == "distilled":
                 distill_config = self._distill_config(teacher)
                 adaptors = self.data.task.adaptors(teacher, model, distill_config)
-                distiller = GeneralDistiller(config, distill_config, teacher, model, *adaptors)
+                distiller = GeneralDistiller(
+                    config, distill_config, teacher, model, *adaptors, teacher_cache=self.cache
+                )
                 self._fit(distiller, model, self.data.train, self.settings.student_steps, seed)
             else:
                 trainer = BasicTrainer(config, model, self.data.task.adaptor(model))

@@ -30,9 +30,12 @@ check: setup  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## print ratios measured side by side: half an hour on 2 cores
+bench: setup  ## print ratios measured side by side: an hour on 2 cores
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/step.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/cache.py
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/engine.py
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/options.py
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/losses.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/epochs.py
 
 docs: setup  ## build the documentation into site/

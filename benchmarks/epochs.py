@@ -103,7 +103,8 @@ def prepare(pair: str, rows: int, length: int, folder: Path) -> None:
     build_student(teacher, StudentConfig(num_layers=3)).save_pretrained(folder / "student")
     for part, encoded in (("train", data.train), ("test", data.test)):
         padded = data.tokenizer.pad(list(encoded), padding="max_length", max_length=length, return_tensors="pt")
-        torch.save({key: padded[key] for key in ("input_ids", "attention_mask", "labels")}, folder / f"{part}.pt")
+        kept = [key for key in ("input_ids", "attention_mask", "labels") if key in padded]
+        torch.save({key: padded[key] for key in kept}, folder / f"{part}.pt")
 
 
 def installed(folder: Path) -> bool:

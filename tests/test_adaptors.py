@@ -160,3 +160,31 @@ def test_a_whole_run_without_adaptors(tmp_path, family):
         distiller.train(optimizer, [batch] * 40, num_epochs=1)
     assert gap() < 0.8 * start
     assert (teacher.config.to_dict(), student.config.to_dict()) == before
+
+
+def test_columns_that_terms_ask_for_are_given_and_not_fed():
+    model = build()
+    batch = {**text(), "index": torch.tensor([4, 2, 9]), "answer": torch.ones(3, 7), "other": torch.ones(3)}
+    asked = AdaptedModel(model, None, name="adaptor_S", extra=frozenset({"index", "answer", "attention_mask"}))
+    assert asked.fed(batch).keys() == {*text(), "other"}  # what the model takes by name it is fed
+    outputs = asked({key: value for key, value in batch.items() if key != "other"}, {})
+    assert outputs.extra.keys() == {"index", "answer", "attention_mask"}
+    assert outputs.extra["index"].tolist() == [4, 2, 9]
+    assert {"index", "answer"} <= set(outputs.given)
+    assert asked.masks(batch).keys() == {"rows", "mask", "logits_mask", "index", "answer", "attention_mask"}
+    # Rows of a cache are found again whatever their number, and by what else the outputs may depend on.
+    assert asked.read(batch).keys() == {*text(), "answer", "other"}
+    plain = AdaptedModel(model, None, name="adaptor_S")
+    assert plain.fed(batch).keys() == batch.keys() and plain(text(), {}).extra == {}
+
+
+def test_what_an_adaptor_gives_wins_over_the_batch():
+    def adaptor(batch, outputs):
+        return {"index": batch["index"] + 1}
+
+    asked = AdaptedModel(torch.nn.Identity(), adaptor, name="adaptor_S", extra=frozenset({"index"}))
+    assert asked.adapt({"index": torch.tensor([4])}, None).extra["index"].tolist() == [5]
+    with pytest.raises(AdaptorError, match="adaptor_S returned index as list; it must be a tensor"):
+        AdaptedModel(
+            torch.nn.Identity(), lambda b, o: {"index": [1]}, name="adaptor_S", extra=frozenset({"index"})
+        ).adapt({}, None)

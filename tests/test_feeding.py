@@ -180,3 +180,47 @@ def test_loaders_too_short_for_a_single_step(number, accumulation, keep_last, me
         return
     with pytest.raises(DataError, match=message):
         require_batches(number, accumulation, keep_last)
+
+
+def small_bert(**sizes):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return BertForSequenceClassification(BertConfig(vocab_size=30, max_position_embeddings=6, **shape, **sizes))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            {"input_ids": torch.ones(2, 3, dtype=torch.long), "labels": torch.tensor([0, 4])},
+            r"a label is outside of its 3 classes.*labels 0 to 4.*num_labels.*Target 4 is out of bounds",
+        ),
+        (
+            {"input_ids": torch.tensor([[2, 30]])},
+            r"an id is outside of its embeddings.*input_ids 2 to 30; .*word_embeddings 30.*tokenizer",
+        ),
+    ],
+)
+def test_numbers_outside_of_what_a_model_knows_are_named(batch, message):
+    with pytest.raises(DataError, match=message):
+        call(small_bert(num_labels=3), batch, {})
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+def test_a_batch_of_nothing_is_named(shape):
+    with pytest.raises(DataError, match=rf"the batch is empty \(input_ids \[{shape[0]}, {shape[1]}\]\)"):
+        call(small_bert(), {"input_ids": torch.ones(shape, dtype=torch.long)}, {})
+
+
+def test_a_model_that_takes_an_empty_batch_is_left_to_it():
+    assert call(Open(), {"x": torch.ones(0, 2)}, {})[0].shape == (0, 2)
+
+
+def test_another_index_error_stays_what_it_is():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return (x,)[3]
+
+    with pytest.raises(IndexError, match="tuple index"):
+        call(Broken(), {"x": torch.ones(1)}, {})

@@ -14,7 +14,7 @@ ROOT = Path(textbrewer.__file__).parent
 # From the bottom up; a room may import the rooms of its own line, one way, and of the lines above it here.
 LAYERS = [
     ["types", "errors", "files", "modes", "randomness"],
-    ["losses", "schedules", "projections"],
+    ["losses", "schedules", "projections", "balancing"],
     ["presets"],
     ["matches"],
     ["configs"],
@@ -22,12 +22,14 @@ LAYERS = [
     ["teachers", "objective"],
     ["engine"],
     ["distillers"],
+    ["schemes"],
     ["tasks"],
     ["report"],
     ["planner", "export", "labelling", "doctor"],
     ["demo"],
     ["pipeline", "integrations"],
     ["cli"],
+    ["__main__"],
 ]
 FREE_STANDING = {"utils"}
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -83,7 +83,8 @@ def test_losses_of_two_layers_get_the_same_one_twice(loss):
 
 @pytest.mark.parametrize("loss", [name for name in MATCH_LOSS_MAP if not name.startswith("attention")])
 def test_projections_where_a_loss_needs_equal_widths(loss):
-    features = {"hidden": loss, "attention": None}
+    given = ["crd", 9, 312, 768] if loss == "crd" else loss
+    features = {"hidden": given, "attention": None}
     found = matches.uniform(12, 3, features, teacher_width=768, student_width=312)
     proj = None if loss in ANY_WIDTH_MATCH_LOSSES else ["linear", 312, 768]
     assert [match.get("proj") for match in found] == [proj] * 4 + [None] * 3
@@ -266,3 +267,15 @@ def test_a_loss_for_one_pair_of_layers_is_not_for_many(loss):
 def test_the_examples_in_the_docstrings():
     result = doctest.testmod(matches)
     assert result.failed == 0 and result.attempted >= 7
+
+
+def test_losses_with_options_by_rule():
+    found = matches.uniform(4, 2, loss=["relation_kl", 48], teacher_width=768, student_width=384)
+    assert [(match["loss"], "proj" in match) for match in found] == [(["relation_kl", 48], False)] * 3
+    paired = matches.uniform(4, 2, loss={"name": "query_key_kl", "heads": 6})
+    assert layers(paired, "S") == [[0, 0], [1, 1], [2, 2]]
+    (*_, every) = matches.many_to_many(4, 2, loss=["relation_kl", 6])
+    assert every["loss"].__name__ == "many_to_many_relation_kl" and every["loss"].loss.keywords == {"heads": 6}
+    for loss in (["relation_kll", 48], ["vid", 7]):
+        with pytest.raises(ConfigError, match="`loss of hidden`"):
+            matches.many_to_many(4, 2, loss=loss)

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from textbrewer import DistillationConfig
-from textbrewer.errors import AdaptorError, MatchError
+from textbrewer.errors import AdaptorError, ConfigError, MatchError
 from textbrewer.losses import kd_ce_loss, kd_mse_loss, kl_loss
 from textbrewer.objective import HardLabels, Objective, Share, SoftLabels, counts_of, shift_probability
+from textbrewer.schedules import Weight
 from textbrewer.types import ModelOutputs
 
 ROWS, LENGTH, CLASSES = 3, 4, 5
@@ -195,17 +196,95 @@ def test_hard_labels_add_the_means_of_losses_of_any_shape():
     assert HardLabels().value(outputs(losses=[]), None, Share()) is None
 
 
-def term(name, value, weight=1.0, schedule=None):
-    return SimpleNamespace(name=name, weight=weight, schedule=schedule, value=lambda student, teacher, share: value)
+def term(name, value, weight=1.0, schedule=None, active=None, shown=False):
+    """A term of a fixed value, which may be an error."""
+    own = Weight(weight, schedule, active)
+
+    def give(student, teacher, share):
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    return SimpleNamespace(name=name, weight=own, shown=shown, value=give, advance=own.advance)
 
 
 def test_the_total_is_weighted_and_the_reported_terms_are_not():
     first, others = torch.tensor(2.0, requires_grad=True), torch.tensor([3.0, 5.0])
-    objective = Objective([term("a", first, 0.5), term("b", others[0], 2.0), term("c", others[1], 0.0)])
-    report = objective(outputs(), None, Share(4))
+    terms = [term("a", first, 0.5), term("b", others[0], 2.0), term("c", others[1], 0.0, shown=True)]
+    report = Objective(terms)(outputs(), None, Share(4))
     assert (report.total.item(), report.loss.item()) == (7.0, 28.0)
     assert {name: value.item() for name, value in report.terms.items()} == {"a": 8.0, "b": 12.0, "c": 20.0}
     assert [value.requires_grad for value in (report.total, report.loss, report.terms["a"])] == [True, False, False]
+
+
+BROKEN = [MatchError("broken"), torch.tensor(float("nan"), requires_grad=True)]
+
+
+@pytest.mark.parametrize("value", BROKEN, ids=["an error", "nan"])
+@pytest.mark.parametrize(("weight", "active", "shown"), [(0, None, False), (0, None, True), (1, (0.5, 1), True)])
+def test_a_term_that_weighs_nothing_now_is_left_alone_whatever_is_wrong_with_it(value, weight, active, shown):
+    fine = torch.tensor(2.0, requires_grad=True)
+    student = outputs(logits=logits(1).requires_grad_())
+    report = Objective([term("a", fine), term("b", value, weight, active=active, shown=shown)])(student, None, Share())
+    report.total.backward()
+    assert (report.total.item(), fine.grad.item()) == (2.0, 1.0)
+    assert all(value.isfinite() for value in report.terms.values())
+
+
+def test_where_no_term_counts_now_the_total_is_a_zero_with_a_gradient():
+    s = torch.full((2, 3), float("nan"), requires_grad=True)
+    objective = Objective([term("a", torch.tensor(1.0), active=(0.5, 1))])
+    report = objective(outputs(logits=s), None, Share())
+    report.total.backward()
+    assert report.total.item() == 0 and not s.grad.any() and report.terms == {}
+    objective.advance(0.5)
+    assert objective(outputs(logits=s), None, Share()).total.item() == 1.0
+
+
+def test_logits_that_count_for_nothing_have_a_gradient_of_zero_as_in_the_original():
+    """Weight decay then goes on in the head, which a missing gradient would stop."""
+    s, h = logits(1).requires_grad_(), torch.tensor(2.0, requires_grad=True)
+    soft_labels = SoftLabels(DistillationConfig(kd_loss_weight=0))
+    student = outputs(logits=s)
+    Objective([soft_labels, term("a", h)])(student, outputs(logits=logits(2)), Share()).total.backward()
+    assert s.grad is not None and not s.grad.any()
+
+
+def test_a_balance_makes_the_total_of_the_terms_that_count_now():
+    seen = []
+
+    def balance(values, weights, parts):
+        seen.append((list(values), weights, parts))
+        return sum(values.values())
+
+    terms = [term("a", torch.tensor(1.0), 3.0), term("b", torch.tensor(2.0), 0.0), term("c", torch.tensor(4.0), 5.0)]
+    report = Objective(terms, balance)(outputs(), None, Share(2))
+    assert (report.total.item(), report.loss.item()) == (5.0, 10.0)
+    assert seen == [([0, 2], {0: 3.0, 2: 5.0}, 2)]
+
+
+def test_the_temperature_is_annealed_over_the_run():
+    config = DistillationConfig(temperature=99, temperature_annealing=["linear", 8, 2], kd_loss_type="kl")
+    s, t = logits(1), logits(2)
+    term = SoftLabels(config)
+    for progress, tau in ((0.0, 8), (0.5, 5), (1.0, 2)):
+        term.advance(progress)
+        torch.testing.assert_close(term.value(outputs(logits=s), outputs(logits=t), Share()), kl_loss(s, t, tau))
+    assert SoftLabels(config).base_temperature == 8
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan")])
+def test_an_annealed_temperature_that_is_none_is_told(tau):
+    config = DistillationConfig(temperature_annealing=lambda progress: 1.0 if progress == 0 else tau)
+    with pytest.raises(ConfigError, match=r"`temperature_annealing`: expected a temperature above 0, got .* at 0.5"):
+        SoftLabels(config).advance(0.5)
+
+
+def test_counts_of_another_mask_have_its_name():
+    other = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+    counts = counts_of([{"rows": 3, "mask": MASK, "answer": other}] * 2)
+    assert counts["tokens@answer"] == 2 * 3 and counts["token_pairs@answer"] == 2 * (1 + 4)
+    assert counts["tokens"] == 2 * 7
 
 
 def test_terms_of_one_name_are_all_reported():
@@ -217,10 +296,10 @@ def test_the_first_step_uses_the_weight_and_then_its_schedule_replaces_it():
     config = DistillationConfig(kd_loss_weight=7, kd_loss_weight_scheduler="linear_decay", hard_label_weight=5)
     kd, hard = SoftLabels(config), HardLabels(config.hard_label_weight, lambda progress: 10 * progress)
     objective = Objective([kd, hard, constant := term("constant", None, 3.0)])
-    weights = [(kd.weight, hard.weight, constant.weight)]
+    weights = [(kd.weight.now, hard.weight.now, constant.weight.now)]
     for progress in (0.25, 1.0):
         objective.advance(progress)
-        weights.append((kd.weight, hard.weight, constant.weight))
+        weights.append((kd.weight.now, hard.weight.now, constant.weight.now))
     assert weights == [(7, 5, 3), (0.75, 2.5, 3), (0, 10, 3)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import pickle
 from unittest.mock import patch
@@ -22,7 +23,7 @@ from textbrewer import (
     schedules,
 )
 from textbrewer.errors import MatchError, UnknownNameError
-from textbrewer.presets import ANY_WIDTH_MATCH_LOSSES, PAIRED_MATCH_LOSSES
+from textbrewer.presets import ANY_WIDTH_MATCH_LOSSES, PAIRED_MATCH_LOSSES, options_of
 
 TABLES = {
     "kd_loss": KD_LOSS_MAP,
@@ -46,11 +47,19 @@ ORIGINAL = {
 OWN_NAME = {"fsp": "gram", "nst": "mmd"}
 BORROWING = {"attention_mse_sum", "attention_ce_mean"}
 # Losses with parameters are classes, and each match makes its own object.
-TRAINED = {"VariationalLoss"}
+TRAINED = {"VariationalLoss", "CRDLoss"}
 
 
 def public(module, ending):
     return {name for name in vars(module) if name.endswith(ending) and not name.startswith("_")}
+
+
+def made(name, width_S, width_T):
+    """The loss of a name as a match of three rows calls it."""
+    loss = MATCH_LOSS_MAP[name]
+    if name == "crd":
+        return functools.partial(loss(9, width_S, width_T), index=torch.arange(3))
+    return loss() if isinstance(loss, type) else loss
 
 
 @pytest.mark.parametrize("map_name", ORIGINAL)
@@ -63,7 +72,10 @@ def test_the_original_names_are_there(map_name):
     [
         ([KD_LOSS_MAP, MATCH_LOSS_MAP], {name for name in losses.__all__ if name.endswith("_loss")} | TRAINED),
         ([PROJ_MAP], public(projections, "_projection")),
-        ([WEIGHT_SCHEDULER], public(schedules, "_weight_scheduler")),
+        (
+            [WEIGHT_SCHEDULER],
+            public(schedules, "_weight_scheduler") | public(schedules, "_weight_scheduler_builder"),
+        ),
         (
             [TEMPERATURE_SCHEDULER],
             public(schedules, "_temperature_scheduler") | public(schedules, "_temperature_scheduler_builder"),
@@ -92,9 +104,9 @@ def test_the_losses_that_count_are_those_that_take_a_count():
 def test_losses_that_take_any_widths_are_those_that_do():
     taking = set()
     for name in [name for name in MATCH_LOSS_MAP if not name.startswith("attention")]:
-        loss = MATCH_LOSS_MAP[name]
+        loss = made(name, 12, 24)
         try:
-            (loss() if isinstance(loss, type) else loss)(*sides(name, (3, 3, 12), (3, 3, 24)))
+            loss(*sides(name, (3, 3, 12), (3, 3, 24)))
         except MatchError:
             continue
         taking.add(name)
@@ -103,10 +115,10 @@ def test_losses_that_take_any_widths_are_those_that_do():
 
 def test_paired_losses_are_those_that_refuse_a_single_layer():
     refusing = set()
-    for name, loss in MATCH_LOSS_MAP.items():
+    for name in MATCH_LOSS_MAP:
         layer = torch.rand((3, 2, 3, 3) if "attention" in name else (3, 3, 12))
         try:
-            (loss() if isinstance(loss, type) else loss)(layer, layer)
+            made(name, 12, 12)(layer, layer)
         except MatchError as error:
             refusing.add(name)
             assert f"{OWN_NAME.get(name, name)}: two layers a side are needed, got one; write layer_T: [i, j]" in str(
@@ -160,7 +172,7 @@ def test_what_cannot_be_called_is_refused(func):
         (KD_LOSS_MAP, "cee", "'listnet', 'margin_mse', got 'cee'; did you mean 'ce'?"),
         (MATCH_LOSS_MAP, "hidden_msee", "got 'hidden_msee'; did you mean 'hidden_mse'?"),
         (PROJ_MAP, "linaer", "one of 'linear', 'relu', 'tanh', got 'linaer'; did you mean 'linear'?"),
-        (WEIGHT_SCHEDULER, "zzz", "weight_scheduler: expected one of 'linear_decay', 'linear_growth', got 'zzz'"),
+        (WEIGHT_SCHEDULER, "zzz", "'linear', 'cosine', 'steps', got 'zzz'"),
         (TEMPERATURE_SCHEDULER, "flws", "got 'flws'; did you mean 'flsw'?"),
         (TEMPERATURE_SCHEDULER, ("flws", 1, 2), "got 'flws'; did you mean 'flsw'?"),
         (KD_LOSS_MAP, None, "got None"),
@@ -191,9 +203,9 @@ def sides(name, shape_S, shape_T):
 
 
 def refusal(name, *arguments, **keywords):
-    loss = MATCH_LOSS_MAP[name]
+    loss = made(name, 3, 3)
     with pytest.raises(MatchError) as caught:
-        (loss() if isinstance(loss, type) else loss)(*arguments, **keywords)
+        loss(*arguments, **keywords)
     message = str(caught.value)
     assert message.startswith(f"{OWN_NAME.get(name, name)}: ")
     return message
@@ -259,3 +271,36 @@ def test_a_mask_of_another_shape_is_told(name, mask_shape):
     message = refusal(name, *sides(name, shape, shape), mask=torch.ones(mask_shape))
     assert f"the mask is {list(mask_shape)}, but the feature" in message
     assert message.endswith("needs [2, 4]")
+
+
+def test_a_name_is_looked_up_with_its_options():
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 4)
+    for key in (("jsd", 0.1), ["jsd", 0.1], {"name": "jsd", "beta": 0.1}):
+        found = KD_LOSS_MAP[key]
+        assert torch.equal(found(*logits), losses.jsd_loss(*logits, beta=0.1))
+        assert (found.__name__, losses.unit_of(found)) == ("jsd_loss", "logit_rows")
+    assert MATCH_LOSS_MAP["vid", 7].alpha.shape == (7,)
+    assert MATCH_LOSS_MAP["vid", 7] is not MATCH_LOSS_MAP["vid", 7]
+    assert MATCH_LOSS_MAP.entry(["vid", 7]) is losses.VariationalLoss
+    assert WEIGHT_SCHEDULER["linear", 4, 2](0.5) == 3
+    assert KD_LOSS_MAP[["kl"]] is losses.kl_loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        (losses.kl_loss, []),
+        (losses.dkd_loss, ["alpha", "beta"]),
+        (losses.relation_kl_loss, ["heads"]),
+        (losses.embedding_mse_loss, ["pooling", "components"]),
+        (losses.VariationalLoss, ["width", "variance"]),
+        (
+            losses.CRDLoss,
+            ["examples", "width_S", "width_T", "width", "negatives", "temperature", "momentum", "pooling"],
+        ),
+        (lambda S, T, temperature, alpha=1, **more: None, ["alpha"]),
+        (lambda S, T, mask=None, *, alpha: None, ["alpha"]),
+    ],
+)
+def test_the_options_of_a_loss_are_what_no_batch_brings(loss, options):
+    assert list(options_of(loss)) == options

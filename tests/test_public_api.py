@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import textbrewer
-from textbrewer import losses
+from textbrewer import losses, schemes
 
 ON_DEMAND = ["transformers", "tensorboard", "datasets", "sklearn", "matplotlib", "accelerate"]
 
@@ -41,7 +41,13 @@ def test_every_loss_is_there_and_documented(name):
         assert thing.__module__.startswith("textbrewer.losses")
 
 
-@pytest.mark.parametrize("module", [textbrewer, losses], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("name", schemes.__all__)
+def test_every_scheme_is_there_and_documented(name):
+    thing = getattr(schemes, name)
+    assert documented(thing) and thing.__module__.startswith("textbrewer.schemes")
+
+
+@pytest.mark.parametrize("module", [textbrewer, losses, schemes], ids=lambda module: module.__name__)
 def test_the_list_of_names_is_complete_and_has_no_name_twice(module):
     public = {
         name

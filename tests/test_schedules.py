@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from textbrewer import TEMPERATURE_SCHEDULER, WEIGHT_SCHEDULER
 from textbrewer.losses import kl_loss
+from textbrewer.schedules import Weight
 
 # Some units in the last place of the type the logits come in.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -151,3 +152,40 @@ def test_further_parameters_are_let_pass(key):
 def test_classes_the_teacher_rules_out_leave_finite_temperatures():
     teacher = torch.tensor([[0.0, 1.0, -math.inf], [1.0, 2.0, 3.0]])
     assert TEMPERATURE_SCHEDULER["flsw", 1, 1](some((2, 3), torch.float32), teacher, 8).isfinite().all()
+
+
+@pytest.mark.parametrize("until", [1.0, 0.5, 0.3])
+@pytest.mark.parametrize(("start", "end"), [(1, 0), (0.2, 3), (8, 1)])
+def test_lines_and_cosines_go_from_one_value_to_the_other_and_stay_there(start, end, until):
+    for step in range(21):
+        x = step / 20
+        done = x / until if x < until else 1
+        line = WEIGHT_SCHEDULER["linear", start, end, until](x)
+        cosine = WEIGHT_SCHEDULER["cosine", start, end, until](x)
+        assert line == pytest.approx((1 - done) * start + done * end)
+        assert cosine == pytest.approx((start + end) / 2 + (start - end) / 2 * math.cos(math.pi * done))
+
+
+def test_steps_are_equally_long_and_high():
+    tens = [WEIGHT_SCHEDULER["steps", 7, 1, 7](step / 70) for step in range(70)]
+    assert tens == [value for value in (7, 6, 5, 4, 3, 2, 1) for _ in range(10)]
+    assert WEIGHT_SCHEDULER["steps", 7, 1, 7](1) == 1
+    assert WEIGHT_SCHEDULER["steps", 7, 1, 1](0.7) == 7
+
+
+def test_a_weight_counts_in_its_part_of_the_run_alone():
+    weight = Weight(2, active=(0.25, 0.75))
+    seen = []
+    for progress in (0, 0.2, 0.25, 0.5, 0.75, 1):
+        weight.advance(progress)
+        seen.append((weight.now, weight.rests))
+    assert seen == [(0, True), (0, True), (2, False), (2, False), (0, True), (0, True)]
+    assert weight.ever
+
+
+def test_a_schedule_replaces_the_weight_after_the_first_step():
+    weight = Weight(5, lambda x: 10 * x)
+    assert weight.now == 5
+    weight.advance(0.25)
+    assert weight.now == 2.5
+    assert Weight(0, lambda x: x).ever and not Weight(0).ever

@@ -1,6 +1,8 @@
 """Knowledge distillation for PyTorch language models: a large teacher, a small student, nearly as good."""
 
-from . import data_utils, losses, matches, schedules, utils
+import typing
+
+from . import data_utils, losses, matches, schedules, schemes, utils
 from .adaptors import TransformersAdaptor
 from .batching import LengthGroupedBatches
 from .configs import DistillationConfig, EnsembleConfig, IntermediateMatch, StudentConfig, TrainingConfig
@@ -14,11 +16,15 @@ from .distillers import (
     MultiTaskDistiller,
     MultiTeacherDistiller,
 )
+from .engine.sharding import shard
 from .errors import TextBrewerError
 from .presets import KD_LOSS_MAP, MATCH_LOSS_MAP, PROJ_MAP, TEMPERATURE_SCHEDULER, WEIGHT_SCHEDULER, register_new
-from .students import BiGRUStudent, MultiTaskStudent, build_student
+from .students import BiGRUStudent, MultiTaskStudent, build_student, prune_vocabulary
 from .teachers import TeacherCache
 from .types import ADAPTOR_KEYS, FEATURES
+
+if typing.TYPE_CHECKING:
+    from .pipeline import DistillationResult, distill
 
 __version__ = "1.0.0.dev0"
 
@@ -36,6 +42,7 @@ __all__ = [
     "BiGRUStudent",
     "CustomMatch",
     "DistillationConfig",
+    "DistillationResult",
     "Distillers",
     "EnsembleConfig",
     "GeneralDistiller",
@@ -52,9 +59,24 @@ __all__ = [
     "TransformersAdaptor",
     "build_student",
     "data_utils",
+    "distill",
     "losses",
     "matches",
+    "prune_vocabulary",
     "register_new",
     "schedules",
+    "schemes",
+    "shard",
     "utils",
 ]
+
+_ON_DEMAND = ("DistillationResult", "distill")
+
+
+def __getattr__(name: str) -> typing.Any:
+    """What carries out recipes stands on everything else, and is imported when it is first asked for."""
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import pipeline
+
+    return getattr(pipeline, name)

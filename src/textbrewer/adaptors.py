@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,7 @@ from .errors import AdaptorError
 from .feeding import accepts, call, named_inputs
 from .matching.capture import Capture
 from .matching.layers import hidden_states_until
-from .types import Adaptor, Batch, ModelOutputs
+from .types import INDEX, Adaptor, Batch, ModelOutputs
 
 logger = logging.getLogger("textbrewer")
 
@@ -177,6 +178,8 @@ class AdaptedModel:
         features: the intermediate features some term reads.
         teacher: whether the model is a teacher.
         paths: submodules whose outputs some term reads, as :func:`~textbrewer.matching.modules_at` gives them.
+        extra: what terms ask for by name beside the keys of 0.2.1: the adaptor's, or else a column of the batch. The
+            model is fed such a column only if it takes it by name.
         deepest: the last hidden state that is needed, where nothing else of the outputs is: the forward pass stops
             there. None runs the whole model.
     """
@@ -190,11 +193,14 @@ class AdaptedModel:
         features: frozenset[str] = frozenset(),
         teacher: bool = False,
         paths: frozenset[str] = frozenset(),
+        extra: frozenset[str] = frozenset(),
         deepest: int | None = None,
     ) -> None:
         self.model = model
         self.name = name
         self.deepest = deepest
+        self.extra = extra
+        self._not_fed = extra - inspect.signature(model.forward).parameters.keys() if extra else extra
         self.capture = Capture(model, paths)
         self.ready_adaptor = TransformersAdaptor(model, features, teacher=teacher) if adaptor is None else None
         self.adaptor: Any = self.ready_adaptor or adaptor
@@ -216,15 +222,19 @@ class AdaptedModel:
 
     def fed(self, batch: Batch) -> Batch:
         """What of the batch the model is fed."""
-        return batch if self.ready_adaptor is None else self.ready_adaptor.feed(batch)
+        fed = batch if self.ready_adaptor is None else self.ready_adaptor.feed(batch)
+        return _without(fed, self._not_fed)
 
     def read(self, batch: Batch) -> Batch:
         """What of the batch the outputs depend on."""
-        return batch if self.ready_adaptor is None else self.ready_adaptor.read(batch)
+        return batch if self.ready_adaptor is None else _without(self.ready_adaptor.read(batch), self.extra & {INDEX})
 
     def adapt(self, batch: Batch, outputs: Any) -> ModelOutputs:
         """Adapt outputs that are already there."""
-        return ModelOutputs.from_adaptor(self.adaptor(batch, outputs), adaptor=self.name)
+        returned = self.adaptor(batch, outputs)
+        if isinstance(returned, Mapping) and isinstance(batch, Mapping):
+            returned = {**{key: batch[key] for key in self.extra if key in batch}, **returned}
+        return ModelOutputs.from_adaptor(returned, adaptor=self.name, extra=self.extra)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -236,4 +246,13 @@ class AdaptedModel:
     def masks(self, batch: Batch) -> dict[str, Any]:
         """``rows`` and ``mask`` of a batch if the adaptor can tell them without running the model, else ``{}``."""
         tell = getattr(self.adaptor, "masks", None)
-        return dict(tell(batch)) if callable(tell) else {}
+        told = dict(tell(batch)) if callable(tell) else {}
+        columns = self.extra & batch.keys() if isinstance(batch, Mapping) else ()
+        return {**{name: batch[name] for name in columns}, **told} if told else told
+
+
+def _without(batch: Batch, names: frozenset[str]) -> Batch:
+    """A mapping without some of its columns; any other batch as it is."""
+    if not isinstance(batch, Mapping) or names.isdisjoint(batch):
+        return batch
+    return {key: value for key, value in batch.items() if key not in names}

@@ -73,6 +73,14 @@ class NonFiniteLossError(TextBrewerError, FloatingPointError):
     """A loss became NaN or infinite."""
 
 
+class OutOfMemoryError(TextBrewerError, RuntimeError):
+    """A step did not fit into memory; the message says what takes less."""
+
+
+class EvaluationError(TextBrewerError, RuntimeError):
+    """The evaluation of a run failed in another process."""
+
+
 class UnsupportedError(TextBrewerError, NotImplementedError):
     """What was asked for exists in the field but not here; the message says what to do instead."""
 

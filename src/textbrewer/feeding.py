@@ -106,12 +106,54 @@ def rebuilt(original: Mapping[Any, Any], moved: dict[Any, Any]) -> Mapping[Any, 
 
 
 def call(model: nn.Module, batch: Batch, args: Mapping[str, Any]) -> Any:
-    """``model(**batch, **args)`` for a mapping, ``model(*batch, **args)`` for a tuple or list."""
-    if isinstance(batch, Mapping):
-        return model(**batch, **args)
-    if isinstance(batch, (list, tuple)):
-        return model(*batch, **args)
-    return model(batch, **args)
+    """``model(**batch, **args)`` for a mapping, ``model(*batch, **args)`` for a tuple or list.
+
+    Raises:
+        DataError: a label or an id is outside of what the model knows, where PyTorch says only that an index is; or the
+            model cannot be run on a batch without rows or tokens.
+    """
+    try:
+        if isinstance(batch, Mapping):
+            return model(**batch, **args)
+        if isinstance(batch, (list, tuple)):
+            return model(*batch, **args)
+        return model(batch, **args)
+    except (IndexError, RuntimeError) as error:
+        told = _emptiness(model, batch) or _outside(model, batch, str(error))
+        if told is None:
+            raise
+        raise DataError(f"{type(model).__name__}: {told} ({error})") from error
+
+
+def _emptiness(model: nn.Module, batch: Batch) -> str | None:
+    """That nothing is in a batch, if so."""
+    values = named_inputs(model, batch).items()
+    shapes = {name: list(value.shape) for name, value in values if isinstance(value, Tensor) and value.dim()}
+    empty = next((f"{name} {shape}" for name, shape in shapes.items() if 0 in shape), None)
+    return empty and f"the batch is empty ({empty}), and the model cannot be run on nothing; leave such batches out"
+
+
+def _outside(model: nn.Module, batch: Batch, error: str) -> str | None:
+    """What a whole number of the batch lies outside of, if that is what PyTorch's message means."""
+    values = named_inputs(model, batch).items()
+    ranges = ", ".join(
+        f"{name} {int(value.min())} to {int(value.max())}"
+        for name, value in values
+        if isinstance(value, Tensor) and not value.is_floating_point() and value.numel()
+    )
+    if error.startswith("Target ") and "out of bounds" in error:
+        classes = getattr(getattr(model, "config", None), "num_labels", "an unknown number of")
+        return (
+            f"a label is outside of its {classes} classes. The batch has {ranges}. Give the model as many "
+            "classes as the data has (num_labels), count labels from 0, and mark what has none with -100"
+        )
+    if error.startswith("index out of range in self"):
+        sizes = [f"{name} {m.num_embeddings}" for name, m in model.named_modules() if isinstance(m, nn.Embedding)]
+        return (
+            f"an id is outside of its embeddings. The batch has {ranges}; rows of the embeddings: {', '.join(sizes)}. "
+            "Is the tokenizer this model's, and are rows no longer than its positions?"
+        )
+    return None
 
 
 def named_inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias, TypedDict, TypeGuard, Unpack
 
 from .errors import ConfigError, Problem, UnknownNameError, did_you_mean, one_of
 from .losses import ManyToManyLoss, RelationLoss
-from .presets import ANY_WIDTH_MATCH_LOSSES, MATCH_LOSS_MAP, PAIRED_MATCH_LOSSES
+from .presets import ANY_WIDTH_MATCH_LOSSES, MATCH_LOSS_MAP, PAIRED_MATCH_LOSSES, asked
 
-Loss: TypeAlias = str | Callable[..., Any] | None
+Loss: TypeAlias = str | list[Any] | dict[str, Any] | Callable[..., Any] | None
 Features: TypeAlias = str | Iterable[str] | Mapping[str, Loss]
 Matches: TypeAlias = list[dict[str, Any]]
 
@@ -39,8 +39,8 @@ def uniform(
         teacher_layers: ``T``, without the embeddings.
         student_layers: ``S``, at most ``T``.
         features: ``"hidden"``, ``"attention"`` or both; or a mapping from each to its loss.
-        loss: a name of :data:`textbrewer.MATCH_LOSS_MAP` or a function; by default ``hidden_mse`` and
-            ``attention_mse``. Losses that take two layers a side get the same one twice.
+        loss: a name of :data:`textbrewer.MATCH_LOSS_MAP`, with its options if it has any, or a function; by default
+            ``hidden_mse`` and ``attention_mse``. Losses that take two layers a side get the same one twice.
         weight: of each match; by default 1.
         teacher_width: where it differs from ``student_width``, matches of hidden states get a linear projection, but
             for losses that take any widths, such as ``mmd``. By default the widths are taken to be equal.
@@ -133,10 +133,10 @@ def many_to_many(
         given = own[-1]["loss"]
         # Of one layer a side, and without parameters: one loss serves all pairs of layers here.
         singles = [n for n, f in MATCH_LOSS_MAP.items() if n not in PAIRED_MATCH_LOSSES and not isinstance(f, type)]
-        if isinstance(given, str) and given not in singles:
+        if not callable(given) and asked(given)[0] not in singles:
             raise ConfigError("matches", [Problem(f"loss of {feature}", one_of(singles), repr(given))])
-        name = given if isinstance(given, str) else getattr(given, "__name__", "custom")
-        function = MATCH_LOSS_MAP[given] if isinstance(given, str) else given
+        name = getattr(given, "__name__", "custom") if callable(given) else asked(given)[0]
+        function = given if callable(given) else MATCH_LOSS_MAP[given]
         lowest = 1 if feature == "hidden" else 0
         every = {
             "layer_T": list(range(lowest, lowest + teacher_layers)),
@@ -300,8 +300,10 @@ def _problems(T: int, S: int, losses: Mapping[str, Loss], more: More) -> list[Pr
         known = [name for name in MATCH_LOSS_MAP if not name.startswith(tuple(f"{f}_" for f in {*_LOSSES} - {feature}))]
         if feature not in _LOSSES:
             problems.append(Problem("features", one_of(_LOSSES), repr(feature), did_you_mean(feature, _LOSSES)))
-        elif loss is not None and not callable(loss) and loss not in known:
-            problems.append(Problem(f"loss of {feature}", one_of(known), repr(loss), did_you_mean(loss, known)))
+        elif loss is not None and not callable(loss) and asked(loss)[0] not in known:
+            problems.append(
+                Problem(f"loss of {feature}", one_of(known), repr(loss), did_you_mean(asked(loss)[0], known))
+            )
     return problems
 
 
@@ -311,11 +313,12 @@ def _matches(pairs: list[tuple[int, int]], losses: Mapping[str, Loss], **more: U
     matches: Matches = []
     for feature, given in losses.items():
         loss, hidden = given or _LOSSES[feature]["mse"], feature == "hidden"
+        named = asked(loss)[0]
         for pair in [(0, 0), *pairs] if hidden and more.get("embeddings", True) else pairs:
             indices = [layer if hidden else layer - 1 for layer in pair]
-            layer_T, layer_S = ([i, i] if loss in PAIRED_MATCH_LOSSES else i for i in indices)
+            layer_T, layer_S = ([i, i] if named in PAIRED_MATCH_LOSSES else i for i in indices)
             matches.append({"layer_T": layer_T, "layer_S": layer_S, "feature": feature, "loss": loss, "weight": weight})
-            if hidden and width_T != width_S and loss not in ANY_WIDTH_MATCH_LOSSES:
+            if hidden and width_T != width_S and named not in ANY_WIDTH_MATCH_LOSSES:
                 matches[-1]["proj"] = ["linear", width_S, width_T]
     return matches
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from .configs import DistillationConfig, EnsembleConfig, IntermediateMatch
-from .errors import AdaptorError, MatchError, UnsupportedError
-from .losses import dist_loss, full_precision, needs_labels, unit_of
+from .errors import AdaptorError, ConfigError, MatchError, Problem, UnsupportedError
+from .losses import dist_loss, full_precision, function_of, needs_index, needs_labels, unit_of
 from .losses.ensemble import confidence_weights, label_loss_weights, mean_logits, mean_probabilities, normalised
 from .matching.features import features_of
 from .matching.projections import AutoProjection
 from .presets import KD_LOSS_MAP, MATCH_LOSS_MAP, TEMPERATURE_SCHEDULER, WEIGHT_SCHEDULER
-from .types import LossReport, ModelOutputs
+from .schedules import Weight
+from .types import INDEX, LossReport, ModelOutputs
+
+_UNITS_OF_A_MASK = ("tokens", "token_pairs")
 
 Counts = Mapping[str, Tensor | float]
 
@@ -37,13 +41,28 @@ class Share:
 
 
 class Term(Protocol):
-    """One summand. ``value`` is unweighted and already this micro-batch's share of the step's mean."""
+    """One summand. ``value`` is unweighted and already this micro-batch's share of the step's mean.
+
+    Attributes:
+        name: under which the value is reported.
+        weight: its factor, and when it counts.
+        shown: whether the value is reported where it weighs nothing too, as in TextBrewer 0.2.1.
+    """
 
     name: str
-    weight: float
-    schedule: Callable[[float], float] | None
+    weight: Weight
+    shown: bool
 
     def value(self, student: ModelOutputs, teacher: ModelOutputs | None, share: Share) -> Tensor | None: ...
+
+    def advance(self, progress: float) -> None:
+        """Move on to ``progress`` in [0, 1] of the run."""
+
+
+class Balance(Protocol):
+    """What becomes of the terms in place of their weighted sum; see :mod:`textbrewer.balancing`."""
+
+    def __call__(self, values: Mapping[int, Tensor], weights: Mapping[int, float], parts: int, /) -> Tensor: ...
 
 
 class SoftLabels:
@@ -55,12 +74,15 @@ class SoftLabels:
     """
 
     name = "unweighted_kd_loss"
+    shown = True
 
     def __init__(self, config: DistillationConfig, ensemble: EnsembleConfig | None = None) -> None:
-        self.weight = float(config.kd_loss_weight)
-        self.schedule = _weight_schedule(config.kd_loss_weight_scheduler)
-        self.loss = KD_LOSS_MAP[config.kd_loss_type] if isinstance(config.kd_loss_type, str) else config.kd_loss_type
-        self.base_temperature = config.temperature
+        schedule = _schedule(config.kd_loss_weight_scheduler)
+        self.weight = Weight(config.kd_loss_weight, schedule, config.kd_loss_active)
+        self.loss = config.kd_loss_type if callable(config.kd_loss_type) else KD_LOSS_MAP[config.kd_loss_type]
+        self.annealing = _schedule(config.temperature_annealing)
+        self.base_temperature: float = config.temperature
+        self.base_temperature = self._annealed(0.0)
         self.temperature = _temperature_schedule(config.temperature_scheduler)
         self.probability_shift = config.probability_shift
         self.ensemble = ensemble or EnsembleConfig()
@@ -68,7 +90,21 @@ class SoftLabels:
     @property
     def reads_logits(self) -> bool:
         """Whether the teacher's logits ever count."""
-        return bool(self.weight or self.schedule)
+        return self.weight.ever
+
+    def advance(self, progress: float) -> None:
+        """Move the weight and the temperature on."""
+        self.weight.advance(progress)
+        self.base_temperature = self._annealed(progress)
+
+    def _annealed(self, progress: float) -> float:
+        if self.annealing is None:
+            return self.base_temperature
+        tau = float(self.annealing(progress))
+        if not 0 < tau < math.inf:
+            problem = Problem("temperature_annealing", "a temperature above 0", f"{tau} at {progress} of the run")
+            raise ConfigError("DistillationConfig", [problem])
+        return tau
 
     @property
     def reads_labels(self) -> bool:
@@ -141,7 +177,7 @@ class SoftLabels:
 
     def _weighted_losses(self, rows: Tensor, targets: list[Tensor], weights: Tensor, share: Share) -> Tensor:
         """``Σ_t mean over rows of w_t KD(S, T_t)``; rows are taken one by one, since a loss gives their mean."""
-        if needs_labels(self.loss) or self.loss is dist_loss:
+        if needs_labels(self.loss) or function_of(self.loss) is dist_loss:
             name = getattr(self.loss, "__name__", "this loss")
             raise UnsupportedError(f"combine='losses' weighs rows one by one, and {name} cannot; use 'probabilities'")
         flat, total = rows.flatten(0, -2), torch.zeros((), dtype=rows.dtype, device=rows.device)
@@ -197,10 +233,14 @@ class HardLabels:
     """``Σ mean(loss)`` over the student's own losses; off when its adaptor gives none."""
 
     name = "unweighted_hard_label_loss"
+    shown = True
 
-    def __init__(self, weight: float = 1.0, schedule: Any = None) -> None:
-        self.weight = float(weight)
-        self.schedule = _weight_schedule(schedule)
+    def __init__(self, weight: float = 1.0, schedule: Any = None, active: tuple[float, float] | None = None) -> None:
+        self.weight = Weight(weight, _schedule(schedule), active)
+
+    def advance(self, progress: float) -> None:
+        """Move the weight on."""
+        self.weight.advance(progress)
 
     def value(self, student: ModelOutputs, teacher: ModelOutputs | None, share: Share) -> Tensor | None:
         if not student.losses:
@@ -218,6 +258,8 @@ class FeatureMatch:
         loss: the loss itself; None looks up the match's.
     """
 
+    shown = False
+
     def __init__(
         self,
         match: IntermediateMatch,
@@ -227,11 +269,14 @@ class FeatureMatch:
     ) -> None:
         self.match = match
         self.name = f"unweighted_{match.name}"
-        self.weight = float(match.weight)
-        self.schedule: Callable[[float], float] | None = None
-        self.loss = loss or (MATCH_LOSS_MAP[match.loss] if isinstance(match.loss, str) else match.loss)
+        self.weight = Weight(match.weight, _schedule(match.weight_scheduler), match.active)
+        self.loss = loss or (match.loss if callable(match.loss) else MATCH_LOSS_MAP[match.loss])
         self.projection = projection
         self.both_masks = both_masks
+
+    def advance(self, progress: float) -> None:
+        """Move the weight on."""
+        self.weight.advance(progress)
 
     def value(self, student: ModelOutputs, teacher: ModelOutputs | None, share: Share) -> Tensor | None:
         if teacher is None:
@@ -250,7 +295,21 @@ class FeatureMatch:
                 self.loss, (*features, student.inputs_mask, teacher.inputs_mask), {}, share, "", self.match.name
             )
         unit = unit_of(self.loss)
-        return _shared(self.loss, features, {"mask": student.inputs_mask}, share, unit, self.match.name)
+        keywords: dict[str, Any] = {"mask": student.inputs_mask}
+        if self.match.mask is not None:
+            keywords["mask"] = self._extra(student, self.match.mask, "(batch, length), non-zero where the match counts")
+            unit = f"{unit}@{self.match.mask}" if unit in _UNITS_OF_A_MASK else unit
+        if needs_index(self.loss):
+            keywords["index"] = self._extra(student, INDEX, "(batch,), which example of the data each row is")
+        return _shared(self.loss, features, keywords, share, unit, self.match.name)
+
+    def _extra(self, student: ModelOutputs, key: str, what: str) -> Tensor:
+        if key not in student.extra:
+            raise AdaptorError(
+                f"{self.match.name}: adaptor_S gave {list(student.given)} and no {key!r}, {what}, which this "
+                f"match needs; return it from adaptor_S, or let the batch have a column {key!r}"
+            )
+        return student.extra[key]
 
     def _project(self, state: Tensor) -> Tensor:
         proj, projection = self.match.proj, self.projection
@@ -267,12 +326,16 @@ class FeatureMatch:
 class Objective:
     """All terms of a run; see :class:`~textbrewer.DistillationConfig` for the formula.
 
+    A term that weighs nothing at the moment is left alone: whatever is wrong with it does no harm.
+
     Args:
         terms: the summands, in the order they are reported.
+        balance: makes the total of them; None adds them up by their weights.
     """
 
-    def __init__(self, terms: Sequence[Term]) -> None:
+    def __init__(self, terms: Sequence[Term], balance: Balance | None = None) -> None:
         self.terms = list(terms)
+        self.balance = balance
         self._said: set[str] = set()
 
     def __call__(self, student: ModelOutputs, teacher: ModelOutputs | None, share: Share) -> LossReport:
@@ -282,28 +345,48 @@ class Objective:
             AdaptorError: an adaptor left out what a term needs.
             MatchError: tensors of a term do not fit; the message names the term and the shapes.
         """
-        total: Tensor | None = None
-        values: dict[str, Tensor] = {}
-        for term in self.terms:
-            value = term.value(student, teacher, share)
+        counting: dict[int, Tensor] = {}
+        reported: dict[str, Tensor] = {}
+        idle: list[Term] = []
+        for place, term in enumerate(self.terms):
+            if term.weight.now:
+                value = term.value(student, teacher, share)
+            elif term.weight.rests or not term.shown:
+                idle.append(term)
+                continue
+            else:
+                value = _without_effect(term, student, teacher, share)
             if value is None:
                 self._say_off(term, student, teacher)
                 continue
-            key = term.name if term.name not in values else f"{term.name}_{len(values)}"
-            values[key] = value.detach() * share.micro_batches
-            total = value * term.weight if total is None else total + value * term.weight
-        if total is None:
+            key = term.name if term.name not in reported else f"{term.name}_{place}"
+            reported[key] = value.detach() * share.micro_batches
+            if term.weight.now:
+                counting[place] = value
+            else:
+                idle.append(term)
+        if not counting and not idle:
             raise AdaptorError(
                 f"nothing to learn from: {_given(student, teacher)}; give 'logits' on both sides, 'losses' of the "
                 "student, or a match"
             )
-        return LossReport(total=total, terms=values, loss=total.detach() * share.micro_batches)
+        total = self._total(counting, share) if counting else _zero_of(student)
+        if counting and not any(self.terms[place].shown for place in counting) and any(term.shown for term in idle):
+            # As in 0.2.1 the gradient of what only such terms reach is zero and not missing: weight decay goes on.
+            total = total + _zero_of(student)
+        return LossReport(total=total, terms=reported, loss=total.detach() * share.micro_batches)
+
+    def _total(self, values: dict[int, Tensor], share: Share) -> Tensor:
+        weights = {place: self.terms[place].weight.now for place in values}
+        if self.balance is not None:
+            return self.balance(values, weights, share.micro_batches)
+        first, *others = (value * weights[place] for place, value in values.items())
+        return sum(others, start=first)
 
     def advance(self, progress: float) -> None:
-        """Replace every scheduled weight by its value at ``progress`` in [0, 1]."""
+        """Move every weight and temperature on to ``progress`` in [0, 1]."""
         for term in self.terms:
-            if term.schedule is not None:
-                term.weight = float(term.schedule(progress))
+            term.advance(progress)
 
     def per_element(self) -> bool:
         """Whether some term averages over the valid elements of the whole step, and so needs its counts."""
@@ -313,9 +396,27 @@ class Objective:
         if term.name in self._said:
             return
         self._said.add(term.name)
-        if term.weight == 0 and term.schedule is None:
+        if not term.weight.ever:
             return
         warnings.warn(f"{term.name} is off in this run: {_given(student, teacher)}", stacklevel=2)
+
+
+def _without_effect(term: Term, student: ModelOutputs, teacher: ModelOutputs | None, share: Share) -> Tensor | None:
+    """The value of a term for the log alone."""
+    try:
+        with torch.no_grad():
+            value = term.value(student, teacher, share)
+    except Exception:
+        return None
+    # What is not finite stops a run, and this is no part of it.
+    return None if value is None else value.nan_to_num(posinf=0.0, neginf=0.0)
+
+
+def _zero_of(student: ModelOutputs) -> Tensor:
+    """A zero on the graph of what the student gave, though that be NaN."""
+    given = (*student.logits, *student.losses, *student.hidden, *student.attention, *student.modules.values())
+    first = next((tensor for tensor in given if isinstance(tensor, Tensor) and tensor.requires_grad), torch.zeros(0))
+    return first.flatten()[:0].float().sum()
 
 
 def _given(student: ModelOutputs, teacher: ModelOutputs | None) -> str:
@@ -346,7 +447,11 @@ def shift_probability(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.numel() == 0:
         return logits
     if not logits.is_cuda and int(labels.max()) >= logits.shape[-1]:
-        raise MatchError(f"probability_shift: label {int(labels.max())}, but there are {logits.shape[-1]} classes")
+        classes = logits.shape[-1]
+        raise MatchError(
+            f"probability_shift: label {int(labels.max())}, but there are {classes} classes (0..{classes - 1}); mark "
+            "rows without a label by a negative one, as in -100"
+        )
     true = labels.clamp(min=0).unsqueeze(-1)
     best = logits.argmax(dim=-1, keepdim=True)
     shifted = logits.scatter(-1, true, logits.gather(-1, best)).scatter(-1, best, logits.gather(-1, true))
@@ -357,17 +462,20 @@ def counts_of(masks: Sequence[Mapping[str, Any]]) -> Counts:
     """The valid units of a step, from what each of its micro-batches tells.
 
     ``rows`` is their number. ``mask``, ``(batch, length)``, counts ``tokens`` and ``token_pairs`` (Σ length²), and its
-    elements are ``positions``. ``logits_mask`` counts the ``selected`` rows of 3-d logits. What some micro-batch does
-    not tell is not counted.
+    elements are ``positions``. ``logits_mask`` counts the ``selected`` rows of 3-d logits. Any other mask counts
+    ``tokens@name`` and ``token_pairs@name``. What some micro-batch does not tell is not counted.
     """
     counts: dict[str, Any] = {}
     if not masks or not all("rows" in tells for tells in masks):
         return counts
     counts["rows"] = float(sum(tells["rows"] for tells in masks))
+    for name in [name for name in masks[0] if name not in ("rows", "logits_mask")]:
+        if all(_is_mask(tells.get(name)) for tells in masks):
+            lengths = [(tells[name] != 0).sum(dim=1).float() for tells in masks]
+            of_mask = "" if name == "mask" else f"@{name}"
+            counts[f"tokens{of_mask}"] = torch.stack([length.sum() for length in lengths]).sum()
+            counts[f"token_pairs{of_mask}"] = torch.stack([(length**2).sum() for length in lengths]).sum()
     if all(_is_mask(tells.get("mask")) for tells in masks):
-        lengths = [(tells["mask"] != 0).sum(dim=1).float() for tells in masks]
-        counts["tokens"] = torch.stack([length.sum() for length in lengths]).sum()
-        counts["token_pairs"] = torch.stack([(length**2).sum() for length in lengths]).sum()
         counts["positions"] = float(sum(tells["mask"].numel() for tells in masks))
     if all(_is_mask(tells.get("logits_mask")) for tells in masks):
         counts["selected"] = torch.stack([(tells["logits_mask"] != 0).sum() for tells in masks]).sum().float()
@@ -418,8 +526,8 @@ def _each(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return [function(item) for item in value] if isinstance(value, list) else function(value)
 
 
-def _weight_schedule(given: Any) -> Callable[[float], float] | None:
-    return WEIGHT_SCHEDULER[given] if isinstance(given, str) else given
+def _schedule(given: Any) -> Callable[[float], float] | None:
+    return given if given is None or callable(given) else WEIGHT_SCHEDULER[given]
 
 
 def _temperature_schedule(given: Any) -> Callable[..., Any] | None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import losses, schedules
+from . import balancing, losses, schedules
 from .errors import UnknownNameError, did_you_mean, one_of
 from .projections import linear_projection, relu_projection, tanh_projection
 
 
 class Table(dict[str, Callable[..., Any]]):
-    """A dict whose lookup of an unknown name says which names there are."""
+    """A dict whose lookup of an unknown name says which names there are.
+
+    A name is looked up alone or with options, with which the entry is called: ``table["flsw", 1, 2]`` or
+    ``table[["flsw", 1, 2]]`` in their order, or ``table[{"name": "flsw", "beta": 1, "gamma": 2}]``.
+    """
 
     def __init__(self, what: str, entries: dict[str, Callable[..., Any]]) -> None:
         super().__init__(entries)
@@ -21,20 +27,63 @@ class Table(dict[str, Callable[..., Any]]):
         hint = did_you_mean(name, self)
         raise UnknownNameError(f"{self.what}: expected {one_of(self)}, got {name!r}; {hint}".removesuffix("; "))
 
-
-class TemperatureTable(Table):
-    """Temperature schedules; those with parameters are looked up with them, as in ``table["flsw", 1, 2]``."""
-
     def __getitem__(self, key: Any) -> Callable[..., Any]:
-        if isinstance(key, (list, tuple)):
-            name, *parameters = key or [None]
-            found = super().__getitem__(name)
-            schedule: Callable[..., Any] = found(*parameters) if parameters else found
-            return schedule
-        return super().__getitem__(key)
+        _, positional, named = asked(key)
+        entry = self.entry(key)
+        return self._with_options(entry, positional, named) if positional or named else entry
+
+    def entry(self, key: Any) -> Callable[..., Any]:
+        """What stands under a name, whatever options come with it."""
+        return super().__getitem__(asked(key)[0])
+
+    def _with_options(self, entry: Callable[..., Any], positional: Any, named: Any) -> Callable[..., Any]:
+        made: Callable[..., Any] = entry(*positional, **named)
+        return made
 
 
-KD_LOSS_MAP = Table(
+class LossTable(Table):
+    """Losses; with options, a class becomes an object, and a function the same function with them filled in.
+
+    >>> MATCH_LOSS_MAP["relation_kl", 48].keywords
+    {'heads': 48}
+    """
+
+    def _with_options(self, entry: Callable[..., Any], positional: Any, named: Any) -> Callable[..., Any]:
+        if isinstance(entry, type):
+            return super()._with_options(entry, positional, named)
+        options = {**dict(zip(options_of(entry), positional, strict=False)), **named}
+        return functools.update_wrapper(functools.partial(entry, **options), entry)
+
+
+def asked(key: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """A name and its options, of ``"kl"``, ``["jsd", 0.1]`` or ``{"name": "jsd", "beta": 0.1}``.
+
+    >>> asked(["jsd", 0.1]), asked({"name": "jsd", "beta": 0.1})
+    (('jsd', (0.1,), {}), ('jsd', (), {'beta': 0.1}))
+    """
+    if isinstance(key, Mapping):
+        return key.get("name"), (), {option: value for option, value in key.items() if option != "name"}
+    if isinstance(key, (list, tuple)):
+        return (key[0] if key else None), tuple(key[1:]), {}
+    return key, (), {}
+
+
+_PASSED = frozenset({"temperature", "mask", "count", "labels", "index"})
+
+
+def options_of(loss: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The options of a loss in their order: what it takes beside the two sides and what comes with every batch.
+
+    >>> list(options_of(losses.jsd_loss)), list(options_of(losses.VariationalLoss))
+    (['beta'], ['width', 'variance'])
+    """
+    parameters = list(inspect.signature(loss).parameters.values())
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    own = parameters if isinstance(loss, type) else [p for p in parameters[2:] if p.name not in _PASSED]
+    return {p.name: p for p in own if p.kind not in several}
+
+
+KD_LOSS_MAP = LossTable(
     "kd_loss",
     {
         "ce": losses.kd_ce_loss,
@@ -59,7 +108,7 @@ KD_LOSS_MAP = Table(
 """Losses between logits: ``f(logits_S, logits_T, temperature)``, and ``labels=`` for those of
 :data:`~textbrewer.losses.NEEDS_LABELS`."""
 
-MATCH_LOSS_MAP = Table(
+MATCH_LOSS_MAP = LossTable(
     "match_loss",
     {
         "attention_mse_sum": losses.att_mse_sum_loss,
@@ -92,6 +141,7 @@ MATCH_LOSS_MAP = Table(
         "rkd_angle": losses.rkd_angle_loss,
         "similarity_preserving": losses.similarity_preserving_loss,
         "embedding_mse": losses.embedding_mse_loss,
+        "crd": losses.CRDLoss,
     },
 )
 """Losses between intermediate features: ``f(S, T, mask=None)``, or a class of these with parameters to train, of which
@@ -106,7 +156,7 @@ ANY_WIDTH_MATCH_LOSSES = frozenset(
     {
         *("mmd", "nst", "mmd_valid", "relation_kl", "query_key_kl", "query_key_mse"),
         *("at", "nst_polynomial", "nst_gaussian", "cka"),
-        *("rkd_distance", "rkd_angle", "similarity_preserving"),
+        *("rkd_distance", "rkd_angle", "similarity_preserving", "crd"),
     }
 )
 """The match losses between hidden states of any two widths, which need no projection."""
@@ -114,16 +164,22 @@ ANY_WIDTH_MATCH_LOSSES = frozenset(
 PROJ_MAP = Table("projection", {"linear": linear_projection, "relu": relu_projection, "tanh": tanh_projection})
 """Builders of projections: ``f(dim_in, dim_out) -> module``."""
 
+BALANCE = LossTable("balance", {"uncertainty": balancing.UncertaintyWeights, "gradient_norm": balancing.GradientNorms})
+"""Classes of what makes the total of an objective's terms, in place of their weighted sum."""
+
 WEIGHT_SCHEDULER = Table(
     "weight_scheduler",
     {
         "linear_decay": schedules.linear_decay_weight_scheduler,
         "linear_growth": schedules.linear_growth_weight_scheduler,
+        "linear": schedules.linear_weight_scheduler_builder,
+        "cosine": schedules.cosine_weight_scheduler_builder,
+        "steps": schedules.steps_weight_scheduler_builder,
     },
 )
-"""Weight schedules: ``f(progress in [0, 1]) -> weight``."""
+"""Weight schedules: ``f(progress in [0, 1]) -> weight``, and builders of them."""
 
-TEMPERATURE_SCHEDULER = TemperatureTable(
+TEMPERATURE_SCHEDULER = Table(
     "temperature_scheduler",
     {
         "constant": schedules.constant_temperature_scheduler,

@@ -49,6 +49,7 @@ class Ranks:
         from accelerate import PartialState
 
         # Without a device of its own the processes talk over gloo; told so before the group is made.
+        cpu = cpu or not torch.accelerator.is_available()
         PartialState(cpu=True) if cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else PartialState()
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return cls()

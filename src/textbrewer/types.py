@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -16,6 +16,9 @@ Batch: TypeAlias = Any
 
 ADAPTOR_KEYS = ["logits", "logits_mask", "losses", "inputs_mask", "labels", "hidden", "attention"]
 """The keys that an adaptor may return, as in TextBrewer 0.2.1."""
+
+INDEX = "index"
+"""The key under which an adaptor tells which example of the data each row is, ``(batch,)``, where a loss needs it."""
 
 FEATURES = ["hidden", "attention"]
 """The kinds of intermediate features that a match may name."""
@@ -41,6 +44,7 @@ class ModelOutputs:
         inputs_mask: ``(batch, length)``, non-zero where a token is real.
         given: the keys the adaptor returned.
         modules: outputs of submodules by their dotted path, where a match names them.
+        extra: what terms asked for by name beside :data:`ADAPTOR_KEYS`: masks of matches, and :data:`INDEX`.
         members: what each of several teachers gave; then the other fields are empty.
     """
 
@@ -53,15 +57,17 @@ class ModelOutputs:
     inputs_mask: Tensor | None = None
     given: tuple[str, ...] = ()
     modules: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
     members: tuple[ModelOutputs, ...] = ()
 
     @classmethod
-    def from_adaptor(cls, returned: Any, *, adaptor: str) -> ModelOutputs:
+    def from_adaptor(cls, returned: Any, *, adaptor: str, extra: Collection[str] = ()) -> ModelOutputs:
         """Check and normalise what an adaptor returned.
 
         Args:
             returned: the adaptor's return value.
             adaptor: its name in messages, e.g. ``adaptor_T``.
+            extra: keys that some term asks for beside :data:`ADAPTOR_KEYS`.
 
         Raises:
             AdaptorError: the value is not a mapping, or an entry is not made of tensors.
@@ -71,23 +77,28 @@ class ModelOutputs:
                 f"{adaptor} returned {type(returned).__name__}; it must return a dict with keys among {ADAPTOR_KEYS}"
             )
         for key in returned:
-            if key not in ADAPTOR_KEYS:
+            if key not in ADAPTOR_KEYS and key not in extra:
                 warnings.warn(
                     f"{adaptor} returned the key {key!r}, which is not used. "
                     f"Known keys: {ADAPTOR_KEYS}. {did_you_mean(key, ADAPTOR_KEYS)}".rstrip(),
                     stacklevel=2,
                 )
-        present = {key: value for key, value in returned.items() if key in ADAPTOR_KEYS and value is not None}
+        known = {*ADAPTOR_KEYS, *extra}
+        present = {key: value for key, value in returned.items() if key in known and value is not None}
         lists = {
             key: _as_tensors(present[key], key, adaptor)
             for key in ("logits", "logits_mask", "losses", "labels")
             if key in present
         }
         features = {key: _as_layers(present[key], key, adaptor) for key in FEATURES if key in present}
+        asked = {key: present[key] for key in extra if key in present}
+        for key, value in asked.items():
+            if not isinstance(value, Tensor):
+                raise AdaptorError(f"{adaptor} returned {key} as {type(value).__name__}; it must be a tensor")
         mask = present.get("inputs_mask")
         if mask is not None and not isinstance(mask, Tensor):
             raise AdaptorError(f"{adaptor} returned inputs_mask as {type(mask).__name__}; it must be a tensor")
-        return cls(**lists, **features, inputs_mask=mask, given=tuple(present))  # type: ignore[arg-type]
+        return cls(**lists, **features, inputs_mask=mask, given=tuple(present), extra=asked)  # type: ignore[arg-type]
 
 
 def _as_tensors(value: Any, key: str, adaptor: str) -> list[Tensor]:

@@ -25,7 +25,13 @@ ORIGINAL = {
     "intermediate_matches": ([], [IntermediateMatch(**MATCH)]),
     "is_caching_logits": (False, True),
 }
-OTHERS = {name: other for name, (_, other) in ORIGINAL.items()}
+NEW = {
+    "kd_loss_active": (None, (0.5, 1.0)),
+    "hard_label_active": (None, (0.0, 0.5)),
+    "temperature_annealing": (None, ["linear", 8, 1]),
+    "balance": (None, "uncertainty"),
+}
+OTHERS = {name: other for name, (_, other) in {**ORIGINAL, **NEW}.items()}
 
 
 def problems_of(build, *args, **kwargs):
@@ -38,11 +44,11 @@ def some_function(*_, mask=None):
     """Stands for a loss or a schedule of the user."""
 
 
-def test_the_arguments_come_in_the_order_of_the_original():
-    assert list(inspect.signature(DistillationConfig).parameters) == list(ORIGINAL)
+def test_the_first_arguments_come_in_the_order_of_the_original():
+    assert list(inspect.signature(DistillationConfig).parameters) == [*ORIGINAL, *NEW]
 
 
-@pytest.mark.parametrize(("name", "default", "other"), [(n, *v) for n, v in ORIGINAL.items()])
+@pytest.mark.parametrize(("name", "default", "other"), [(n, *v) for n, v in {**ORIGINAL, **NEW}.items()])
 def test_every_argument_has_its_default_and_takes_another_value(name, default, other):
     assert getattr(DistillationConfig(), name) == default
     changed = DistillationConfig(**{name: other})
@@ -70,7 +76,7 @@ def test_temperature_schedules_by_name(scheduler):
 
 
 KD = f"one of {', '.join(map(repr, KD_LOSS_MAP))}"
-WEIGHT = "one of 'linear_decay', 'linear_growth'"
+WEIGHT = "one of 'linear_decay', 'linear_growth', 'linear', 'cosine', 'steps'"
 BAD = [
     ("temperature", 0, "greater than 0", "0", ""),
     ("temperature", float("nan"), "a finite number", "nan", ""),
@@ -240,5 +246,132 @@ def test_files_reach_into_the_matches(tmp_path, reader, text):
 
 
 def test_printing_lists_every_setting_on_a_line():
-    values = {name: default for name, (default, _) in ORIGINAL.items()}
+    values = {name: default for name, (default, _) in {**ORIGINAL, **NEW}.items()}
     assert str(DistillationConfig()) == "".join(f"{name} : {value}\n" for name, value in values.items())
+
+
+@pytest.mark.parametrize(
+    ("loss", "kept", "name"),
+    [
+        (["relation_kl", 48], ["relation_kl", 48], "relation_kl_48"),
+        (("relation_kl", 48), ["relation_kl", 48], "relation_kl_48"),
+        ({"name": "relation_kl", "heads": 24}, {"name": "relation_kl", "heads": 24}, "relation_kl_24"),
+        (["vid", 768], ["vid", 768], "vid"),
+        (["crd", 9, 4, 8], ["crd", 9, 4, 8], "crd"),
+        (["hidden_mse"], ["hidden_mse"], "hidden_mse"),
+    ],
+)
+def test_a_loss_is_named_with_its_options(loss, kept, name):
+    match = IntermediateMatch(**{**MATCH, "loss": loss})
+    assert (match.loss, match.name) == (kept, f"hidden_{name}_1_0")
+
+
+def test_two_layers_are_asked_for_with_options_too():
+    with pytest.raises(ConfigError, match="expected two layers a side for the loss"):
+        IntermediateMatch(**{**MATCH, "loss": ["query_key_kl", 4]})
+    with pytest.raises(ConfigError, match="expected one layer a side for the loss"):
+        IntermediateMatch(**{**GRAM, "loss": ["relation_kl", 4]})
+
+
+CRD = "'crd' with the options examples, width_S, width_T, width=128, negatives=1024, temperature=0.07, momentum=0.5, "
+CRD += "pooling='mean'"
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected", "got", "hint"),
+    [
+        (["relation_kll", 48], None, "['relation_kll', 48]", "did you mean 'relation_kl'?"),
+        (["relation_kl", 4, 8], "'relation_kl' with the options heads=12", "['relation_kl', 4, 8]", ""),
+        (["hidden_mse", 3], "'hidden_mse' alone, which has no options", "['hidden_mse', 3]", ""),
+        (["relation_kl", "4"], "heads of 'relation_kl' to be a valid integer", "'4'", ""),
+        (["relation_kl", True], "heads of 'relation_kl' to be a valid integer", "True", ""),
+        (
+            {"name": "relation_kl", "head": 48},
+            "'relation_kl' with the options heads=12",
+            "{'name': 'relation_kl', 'head': 48}",
+            "did you mean 'heads'?",
+        ),
+        (
+            {"name": "embedding_mse", "pooling": "max"},
+            "pooling of 'embedding_mse' to be 'mean' or 'first'",
+            "'max'",
+            "",
+        ),
+        ("crd", CRD, "'crd'", "examples, width_S, width_T must be given"),
+        (["crd", 9, 4], CRD, "['crd', 9, 4]", "width_T must be given"),
+        ({"heads": 48}, None, "{'heads': 48}", ""),
+        ([], None, "[]", ""),
+        ([["relation_kl"], 48], None, "[['relation_kl'], 48]", "did you mean 'relation_kl'?"),
+    ],
+)
+def test_options_that_a_loss_does_not_have_are_told_with_those_it_has(loss, expected, got, hint):
+    (problem,) = problems_of(DistillationConfig, intermediate_matches=[{**MATCH, "loss": loss}])
+    assert problem.path == "intermediate_matches[0].loss"
+    assert (problem.got, problem.hint) == (got, hint)
+    assert problem.expected == expected or (expected is None and problem.expected.startswith("one of 'attention_mse"))
+
+
+def test_options_of_a_loss_between_logits():
+    assert DistillationConfig(kd_loss_type=("jsd", 0.1)).kd_loss_type == ["jsd", 0.1]
+    (problem,) = problems_of(DistillationConfig, kd_loss_type={"name": "dkd", "gamma": 2})
+    assert problem.expected == "'dkd' with the options alpha=1.0, beta=8.0"
+    (problem,) = problems_of(DistillationConfig, balance=["gradient_norm", 1.5])
+    assert problem.expected == "every of 'gradient_norm' to be a valid integer"
+
+
+@pytest.mark.parametrize("name", ["hard_label_weight_scheduler", "kd_loss_weight_scheduler", "temperature_annealing"])
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", "['linear', start, end, until]"),
+        (["cosine", 1], "['cosine', start, end, until]"),
+        (["steps", "a", 1, 2], "['steps', start, end, steps]"),
+        (["linear_growth", 1], "'linear_growth' alone, which has no options"),
+    ],
+)
+def test_schedules_that_cannot_be_built(name, schedule, expected):
+    (problem,) = problems_of(DistillationConfig, **{name: schedule})
+    assert (problem.path, problem.expected, problem.got) == (name, expected, repr(schedule))
+
+
+@pytest.mark.parametrize("schedule", [["linear", 1, 0.5], ["steps", 3, 1, 3], {"name": "cosine", "start": 4, "end": 1}])
+def test_schedules_with_options(schedule):
+    config = DistillationConfig(kd_loss_weight_scheduler=schedule, temperature_annealing=schedule)
+    assert config.kd_loss_weight_scheduler == config.temperature_annealing == schedule
+    assert IntermediateMatch(**MATCH, weight_scheduler=schedule).weight_scheduler == schedule
+
+
+@pytest.mark.parametrize("annealing", ["linear_decay", ["linear", 8, 0], ["linear", 8, -1], "linear_growth"])
+def test_a_temperature_stays_above_zero(annealing):
+    (problem,) = problems_of(DistillationConfig, temperature_annealing=annealing)
+    assert problem.expected == "a temperature above 0 throughout the run, as in ['linear', 8, 1]"
+
+
+@pytest.mark.parametrize("active", [0.5, [0.5], [0.5, 0.5], [0.6, 0.5], [-0.1, 1], [0, 1.1], ["a", 1], [0, 0.5, 1]])
+def test_a_part_of_the_run_has_a_start_and_an_end(active):
+    (problem,) = problems_of(DistillationConfig, intermediate_matches=[{**MATCH, "active": active}])
+    assert problem.path == "intermediate_matches[0].active"
+    assert problem.expected == "the start and the end of a part of the run, from 0 to 1, as in [0, 0.5]"
+    (problem,) = problems_of(DistillationConfig, kd_loss_active=active)
+    assert problem.path == "kd_loss_active"
+
+
+def test_terms_with_options_come_from_a_file(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "kd_loss_type: [jsd, 0.1]\n"
+        "kd_loss_active: [0.5, 1]\n"
+        "temperature_annealing: [steps, 3, 1, 3]\n"
+        "balance: {name: uncertainty, lr: 0.01}\n"
+        "intermediate_matches:\n"
+        "  - {layer_T: 0, layer_S: 1, feature: hidden, loss: [relation_kl, 2], active: [0, 0.5], mask: answer,\n"
+        "     weight_scheduler: [linear, 1, 0]}\n"
+    )
+    match = {**MATCH, "loss": ["relation_kl", 2], "active": (0, 0.5), "mask": "answer"}
+    assert DistillationConfig.from_yaml_file(file) == DistillationConfig(
+        kd_loss_type=["jsd", 0.1],
+        kd_loss_active=(0.5, 1),
+        temperature_annealing=["steps", 3, 1, 3],
+        balance={"name": "uncertainty", "lr": 0.01},
+        intermediate_matches=[IntermediateMatch(**match, weight_scheduler=["linear", 1, 0])],
+    )

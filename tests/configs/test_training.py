@@ -36,6 +36,13 @@ NEW = {
     "save_state": (True, False),
     "keep_last": (2, 1),
     "on_nonfinite": ("stop", "skip"),
+    "keep_best": (True, False),
+    "metric_for_best_model": (None, "accuracy"),
+    "greater_is_better": (None, False),
+    "early_stopping_patience": (None, 3),
+    "early_stopping_threshold": (0.0, 0.1),
+    "load_best_model_at_end": (False, True),
+    "save_in_background": (False, True),
 }
 OTHERS = {name: other for name, (_, other) in ORIGINAL.items()}
 
@@ -143,7 +150,7 @@ def test_positional_problems_are_named_and_extra_positions_refused():
     assert [problem.path for problem in error.problems] == ["gradient_accumulation_steps", "ckpt_frequency"]
     everything = [default for default, _ in (ORIGINAL | NEW).values()]
     assert error_of(TrainingConfig, *everything, "more").problems == (
-        Problem("[20]", "at most 20 positional arguments", "'more'"),
+        Problem("[27]", "at most 27 positional arguments", "'more'"),
     )
 
 

@@ -48,7 +48,12 @@ def test_every_loss_between_logits_trains_by_its_name(tmp_path, name):
     assert changed(before, after) and all(value.isfinite().all() for value in after.values())
 
 
-@pytest.mark.parametrize("name", sorted(set(MATCH_LOSS_MAP) - {n for n in MATCH_LOSS_MAP if n.startswith("attention")}))
+NEEDS_MORE = {"crd"}  # see test_terms.py
+
+
+@pytest.mark.parametrize(
+    "name", sorted({name for name in MATCH_LOSS_MAP if not name.startswith("attention")} - NEEDS_MORE)
+)
 def test_every_loss_between_hidden_states_trains_by_its_name(tmp_path, name):
     layers = [0, 1] if name in PAIRED_MATCH_LOSSES else 1
     match = {**HIDDEN, "layer_S": layers, "layer_T": layers, "loss": name}

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from textbrewer import DistillationConfig
-from textbrewer.engine.checkpoint import Checkpoints, RunState, described, locked, save_student
+from textbrewer.engine.checkpoint import Checkpoints, RunState, described, locked, save_student, weights_of
 from textbrewer.errors import CheckpointError
 from textbrewer.losses import ManyToManyLoss, hid_mse_loss, kl_loss
 from textbrewer.matching.projections import AutoProjection
@@ -33,7 +33,7 @@ def filled(value):
 
 
 def test_it_is_the_state_dict_in_a_folder_made_for_it(tmp_path):
-    path = save_student(filled(3), str(tmp_path / "new" / "folder"), 12)
+    path = save_student(filled(3).state_dict(), str(tmp_path / "new" / "folder"), 12)
     assert path == tmp_path / "new" / "folder" / "gs12.pkl"
     saved = loaded(path)
     assert list(saved) == ["weight", "bias"]
@@ -42,7 +42,7 @@ def test_it_is_the_state_dict_in_a_folder_made_for_it(tmp_path):
 
 
 def test_the_earlier_file_is_whole_until_the_new_one_is(tmp_path, monkeypatch):
-    path = save_student(filled(1), str(tmp_path), 5)
+    path = save_student(filled(1).state_dict(), str(tmp_path), 5)
     seen = []
     replace = os.replace
 
@@ -51,7 +51,7 @@ def test_the_earlier_file_is_whole_until_the_new_one_is(tmp_path, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", watched)
-    assert save_student(filled(2), str(tmp_path), 5) == path
+    assert save_student(filled(2).state_dict(), str(tmp_path), 5) == path
     # A rename is atomic only within one folder.
     assert seen == [(1.0, 2.0, str(tmp_path))]
     assert loaded(path)["bias"][0] == 2
@@ -86,11 +86,11 @@ def test_a_failing_save_leaves_the_earlier_file_and_no_partial_one(
     tmp_path, monkeypatch, module, name, failing, error, earlier
 ):
     if earlier:
-        before = save_student(filled(1), str(tmp_path), 5).read_bytes()
+        before = save_student(filled(1).state_dict(), str(tmp_path), 5).read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr(module, name, failing)
         with pytest.raises(error):
-            save_student(filled(2), str(tmp_path), 5)
+            save_student(filled(2).state_dict(), str(tmp_path), 5)
     assert os.listdir(tmp_path) == (["gs5.pkl"] if earlier else [])
     if earlier:
         assert (tmp_path / "gs5.pkl").read_bytes() == before
@@ -99,8 +99,18 @@ def test_a_failing_save_leaves_the_earlier_file_and_no_partial_one(
 def test_an_output_dir_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(FileExistsError):
-        save_student(filled(1), str(tmp_path / "taken"), 1)
+        save_student(filled(1).state_dict(), str(tmp_path / "taken"), 1)
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_weights_are_copied_and_tied_ones_stay_one():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[1].weight = model[0].weight
+    weights = weights_of(model)
+    assert weights["0.weight"] is weights["1.weight"]
+    nn.init.zeros_(model[0].weight)
+    assert weights["0.weight"].abs().sum() > 0
+    assert weights_of(model, keep=False) == {}
 
 
 class Fixed:

@@ -275,6 +275,30 @@ def test_what_is_not_finite_is_skipped_and_counted_if_asked(tmp_path, caplog, ki
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_a_fused_optimiser_skips_on_the_device(tmp_path, monkeypatch, kind):
+    """As an optimiser that is asked before each step would, with its momentum and its count of steps."""
+    trained = {}
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = nn.Linear(1, 1)
+        config = TrainingConfig(output_dir=str(tmp_path), device="cpu", progress_bar=False, on_nonfinite="skip")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+        loader = numbers(1, 2, 3, 4, 5)
+        if fused:
+            # What would wait for a device.
+            monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: pytest.fail("read from the device"))
+        engine_of(config, model, optimizer, loader).run(
+            broken_at({1, 3}, model, kind), Schedule.of(config, loader, 1, None)
+        )
+        monkeypatch.undo()
+        steps = {float(state["step"]) for state in optimizer.state.values()}
+        trained[fused] = ([parameter.detach().clone() for parameter in model.parameters()], steps)
+        assert not hasattr(optimizer, "found_inf")
+    assert trained[True][1] == trained[False][1] == {3.0}
+    torch.testing.assert_close(trained[True][0], trained[False][0])
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_what_is_not_finite_stops_before_the_weights_are_touched(tmp_path, kind):
     torch.manual_seed(0)
     model = nn.Linear(1, 1)

@@ -109,3 +109,10 @@ def test_half_precision_and_float64_terms_are_read_together():
     tracker.add(LossReport(double, {"kd": half}, double), batch=1, step=0)
     tracker.flush()
     assert tracker.latest == {"total_loss": 2.5, "kd": 1.5}
+
+
+def test_a_hard_label_loss_of_nothing_says_what_it_most_often_is():
+    tracker = Tracker(None, 1, check_each=True)
+    tracker.add(report(float("nan"), unweighted_hard_label_loss=float("nan")), batch=0, step=0)
+    with pytest.raises(NonFiniteLossError, match=r"all labels of a batch are masked \(-100\)"):
+        tracker.flush()

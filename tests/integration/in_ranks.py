@@ -21,7 +21,10 @@ from textbrewer import (
     MultiTaskDistiller,
     MultiTeacherDistiller,
     TrainingConfig,
+    matches,
+    shard,
 )
+from textbrewer.engine.sharding import whole
 
 folder, accumulation, processes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 HIDDEN = {"feature": "hidden", "weight": 0.5}
@@ -45,7 +48,8 @@ def training(name: str, **more) -> TrainingConfig:
         gradient_accumulation_steps=accumulation,
         output_dir=folder / name,
         log_dir=folder / name / "log",
-        device="cpu",
+        # Where there is no accelerator, "auto" must find the other processes all the same.
+        device="cpu" if torch.accelerator.is_available() else "auto",
         progress_bar=False,
         **more,
     )
@@ -57,10 +61,48 @@ def trained(name: str, distiller, student, loader, **how) -> None:
     optimizer = torch.optim.AdamW(student.parameters(), lr=0.01)
     with distiller:
         distiller.train(optimizer, loader, max_grad_norm=1.0, callback=lambda model, step: None, **how)
-    state = {f"student.{key}": value for key, value in student.state_dict().items()}
+    state = {f"student.{key}": whole(value) for key, value in student.state_dict().items()}
     state |= {f"projection.{key}": value for key, value in distiller.projections.state_dict().items()}
     if distiller.t_config.local_rank in (-1, 0):
         torch.save(state, folder / f"{name}-{torch.distributed.is_initialized() and torch.distributed.get_rank()}.pt")
+
+
+def bert(seed: int, **sizes: int) -> torch.nn.Module:
+    """A small encoder of Transformers, sharded layer by layer where there are several processes."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(seed)
+    small = {"vocab_size": 50, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 16}
+    dropless = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 3}
+    return shard(BertForSequenceClassification(BertConfig(**small, **dropless, **sizes)))
+
+
+def tokens(number: int) -> list[dict[str, torch.Tensor]]:
+    ids = torch.randint(1, 50, (number, 7), generator=torch.Generator().manual_seed(4))
+    lengths = torch.arange(number) % 4 + 4
+    mask = (torch.arange(7) < lengths[:, None]).long()
+    return [{"input_ids": i, "attention_mask": m, "labels": i[0] % 3} for i, m in zip(ids, mask, strict=True)]
+
+
+def sharded(name: str, resume: str | None = None, epochs: int = 2, **more) -> None:
+    """Student and teacher of Transformers, spread over the processes, with projections, evaluated on the way."""
+    teacher = bert(0, hidden_size=16, num_hidden_layers=4)
+    student = bert(1, hidden_size=8, num_hidden_layers=2)
+    widths = {"teacher_width": 16, "student_width": 8}
+    config = DistillationConfig(
+        kd_loss_type="kl", hard_label_weight=0.5, intermediate_matches=matches.uniform(4, 2, "hidden", **widths)
+    )
+    torch.manual_seed(5)
+    distiller = GeneralDistiller(training(name, ckpt_frequency=2, **more), config, teacher, student)
+    loader = DataLoader(tokens(24), batch_size=3, shuffle=True)
+
+    def evaluate(model):
+        batch = {key: torch.stack([row[key] for row in tokens(6)]) for key in tokens(1)[0]}
+        return {"loss": model(**batch).loss}
+
+    trained(name, distiller, student, loader, num_epochs=epochs, evaluate=evaluate, resume=resume)
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        torch.save(distiller.evaluations, folder / f"{name}-evaluations.pt")
 
 
 def each_draw_for_all(draw):
@@ -87,6 +129,11 @@ def main() -> None:
         torch.manual_seed(5)
         distiller = GeneralDistiller(training(name, **more), objective(), teacher, student, adaptor, adaptor)
         trained(name, distiller, student, DataLoader(rows(number), batch_size=3, shuffle=True), **how)
+
+    sharded("sharded")
+    sharded("resumed", epochs=1)
+    sharded("resumed", resume="auto")
+    sharded("best", load_best_model_at_end=True, greater_is_better=True, early_stopping_patience=2)
 
     student = encoder(2, layers=1)
     listed = [batch_of(3, 6, seed) for seed in range(5)]

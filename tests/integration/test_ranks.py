@@ -15,13 +15,26 @@ from textbrewer.report.plots import scalars
 # One worker makes the runs that all of these tests look at, and no other starts processes that talk meanwhile.
 pytestmark = pytest.mark.xdist_group("processes")
 HERE = Path(__file__).parent
-RUNS = ["epochs", "uneven", "steps", "listed", "teachers", "tasks"]
-CHECKPOINTS = {"epochs": [2, 4], "uneven": [2, 4], "steps": [2, 4, 5], "listed": [1, 2], "teachers": [1], "tasks": [4]}
+CHECKPOINTS = {
+    "epochs": [2, 4],
+    "uneven": [2, 4],
+    "steps": [2, 4, 5],
+    "listed": [1, 2],
+    "teachers": [1],
+    "tasks": [4],
+    "sharded": [1, 2, 3, 4],
+    "resumed": [1, 2, 3, 4],
+    "best": [1, 2, 3],
+}
+RUNS = list(CHECKPOINTS)
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
 
 
 def run(*command):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1])]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, env=environment(), cwd=HERE.parents[1], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr[-4000:]
     return done
 
@@ -64,3 +77,22 @@ def test_the_logged_losses_average_those_of_one_process(folders, name):
     assert len(together) == -(-len(alone) // 2)
     # An optimiser step has four batches alone, and two pairs of batches together.
     assert sum(together) / len(together) == pytest.approx(sum(alone) / len(alone), rel=0.05)
+
+
+def test_a_sharded_run_is_evaluated_as_one_process_is_and_resumed_with_the_same_bits(folders):
+    alone, together = (torch.load(folder / "sharded-evaluations.pt") for folder in folders)
+    assert [each["step"] for each in together] == [1, 2, 3, 4]
+    assert [each["loss"] for each in together] == pytest.approx([each["loss"] for each in alone], abs=1e-5)
+    assert together == torch.load(folders[1] / "resumed-evaluations.pt")
+    for rank in (0, 1):
+        undisturbed, resumed = (state(folders[1], name, rank) for name in ("sharded", "resumed"))
+        assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
+
+
+def test_the_best_sharded_student_is_whole_in_its_folder_and_given_back(folders):
+    from transformers import AutoModelForSequenceClassification
+
+    for folder, rank in zip(folders, (False, 0), strict=True):
+        saved = AutoModelForSequenceClassification.from_pretrained(folder / "best" / "best").state_dict()
+        given = state(folder, "best", rank)
+        assert all(torch.equal(value, given[f"student.{key}"]) for key, value in saved.items())

@@ -134,7 +134,7 @@ def test_a_kind_that_is_not_there():
         (
             lambda: relation_kl_loss(torch.ones(2, 5, 18), torch.ones(2, 5, 24)),
             r"relation_kl: 12 relation heads do not divide the widths 18 \(student\) and 24 \(teacher\); "
-            r"take RelationLoss\(heads, 'relation_kl'\) with heads one of \[1, 2, 3, 6\]",
+            r"write loss: \['relation_kl', heads\] with heads one of \[1, 2, 3, 6\]",
         ),
         (
             lambda: query_key_mse_loss([torch.ones(2, 5, 8)] * 2, [torch.ones(2, 5, 8)] * 2, heads=0),

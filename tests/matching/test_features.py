@@ -94,7 +94,7 @@ def test_a_term_is_its_loss_on_the_layers_it_names_under_the_mask_of_the_student
         outputs(hidden=student, inputs_mask=MASK), outputs(hidden=teacher, inputs_mask=1 - MASK), Share(2)
     )
     torch.testing.assert_close(found, hid_mse_loss(student[1], teacher[2], MASK) / 2)
-    assert (term.name, term.weight, term.schedule) == ("unweighted_hidden_hidden_mse_1_2", 3, None)
+    assert (term.name, term.weight.now, term.weight.schedule) == ("unweighted_hidden_hidden_mse_1_2", 3, None)
 
 
 def test_a_term_of_pairs():

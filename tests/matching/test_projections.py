@@ -73,3 +73,10 @@ def test_a_group_the_optimiser_refuses_leaves_it_as_it_was():
     with pytest.raises(ValueError, match="more than one parameter group"), projections.trained_by(optimizer):
         pytest.fail("the group was accepted")
     assert len(optimizer.param_groups) == 1
+
+
+def test_what_has_no_shape_yet_is_in_no_state_dict():
+    projections = Projections([match("auto"), match(["linear", 2, 3])])
+    assert projections.state_dict().keys() == {"1.weight", "1.bias"}
+    projections[0].fit(torch.ones(1, 4), torch.ones(1, 6), "name")
+    assert projections.state_dict()["0.weight"].shape == (6, 4)

@@ -39,6 +39,7 @@ def test_a_saved_model_comes_back_in_eval_mode(tmp_path, make):
         (None, r"expected a model written by save_pretrained, found no config\.json"),
         ("{", r"config\.json: expected JSON"),
         (json.dumps({"architectures": ["Nobody"]}), "names the model class 'Nobody', which Transformers does not have"),
+        (json.dumps({"architectures": ["pipeline"]}), "names the model class 'pipeline'"),
         ("{}", "names the model class None"),
     ],
 )

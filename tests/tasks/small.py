@@ -60,4 +60,5 @@ def bert(task: Any, tokenizer: Any, seed: int = 0, **sizes: Any) -> Any:
         **{"vocab_size": len(tokenizer), "max_position_embeddings": 64, **shape, **task.model_settings(), **sizes}
     )
     transformers.set_seed(seed)
-    return getattr(transformers, task.head.replace("AutoModel", "Bert"))(config).eval()
+    name = task.model_class.replace("AutoModel", "Bert")
+    return getattr(transformers, "BertModel" if name == "Bert" else name)(config).eval()

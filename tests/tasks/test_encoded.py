@@ -15,7 +15,7 @@ from tests.tasks.small import tokenizer_of
 from textbrewer import LengthGroupedBatches
 from textbrewer.errors import DataError
 from textbrewer.tasks import DataReport, Encoded
-from textbrewer.tasks.encoded import Padding, Part
+from textbrewer.tasks.encoded import Padding, Part, Passes, two_sided
 
 FEATURES = [
     {"input_ids": np.array([5, 6, 7]), "token_type_ids": np.array([0, 0, 1]), "labels": np.array([1, -100, 2])},
@@ -98,3 +98,27 @@ def test_batches_of_like_lengths():
 def test_no_rows():
     with pytest.raises(DataError, match="no rows"):
         encoded(0).loader(2)
+
+
+def test_passes_are_drawn_and_have_every_feature_once():
+    shuffled = Passes(6, torch.Generator().manual_seed(2))
+    again = Passes(6, torch.Generator().manual_seed(2))
+    first, second = list(shuffled), list(shuffled)
+    assert [list(again), list(again)] == [first, second]
+    for passed in (first, second):
+        assert sorted(place for place, _ in passed) == list(range(6)) and len({number for _, number in passed}) == 1
+    assert first[0][1] != second[0][1] and [p for p, _ in first] != [p for p, _ in second]
+    in_order = Passes(3, None)
+    numbers = [list(in_order), list(in_order)]
+    assert [[place for place, _ in passed] for passed in numbers] == [[0, 1, 2]] * 2 and numbers[0] != numbers[1]
+    assert len(in_order) == 3
+
+
+def test_two_sides():
+    one, other = encoded(3), encoded(3)
+    both = two_sided(one, other)
+    assert both[1]["student"]["labels"] == 1 and set(both[1]["teacher"]) == {"input_ids"}
+    batch = next(iter(both.loader(2)))
+    assert batch["student"]["labels"].tolist() == [0, 1] and "labels" not in batch["teacher"]
+    assert two_sided(both, both)[2].keys() == {"teacher", "student"} and both.lengths == [1, 1, 1]
+    assert pickle.loads(pickle.dumps(both.without_labels()))[0].keys() == {"teacher", "student"}

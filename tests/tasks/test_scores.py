@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("sklearn", reason="needs the extra `hf`")
 
 from textbrewer.errors import DataError
-from textbrewer.tasks.scores import class_scores, entity_scores, number_scores, set_scores
+from textbrewer.tasks.scores import class_scores, entity_scores, number_scores, ranking_scores, set_scores
 
 
 def f1_of(pairs):
@@ -123,3 +123,54 @@ def test_nothing_or_not_as_many(score):
 def test_no_sentences():
     with pytest.raises(DataError, match="nothing to score"):
         entity_scores([], [])
+
+
+def ranking_of(relevance, scores):
+    """MRR and nDCG at ten and the pairs of one query, by their definitions; ties to the less relevant."""
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], relevance[i]))
+    ranked = [relevance[i] for i in order]
+    reciprocal = next((1 / (k + 1) for k, r in enumerate(ranked[:10]) if r > 0), 0.0)
+
+    def gain(values):
+        return sum(r / math.log2(k + 2) for k, r in enumerate(values[:10]))
+
+    pairs = [(i, j) for i in range(len(scores)) for j in range(len(scores)) if relevance[i] > relevance[j]]
+    right = sum(scores[i] > scores[j] for i, j in pairs)
+    return reciprocal, gain(ranked) / gain(sorted(relevance, reverse=True)), right, len(pairs)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rankings(seed):
+    generator = random.Random(seed)
+    relevance, scores = [], []
+    for _ in range(12):
+        number = generator.randint(2, 15)
+        relevance.append([generator.choice([0, 0, 0, 1, 2]) for _ in range(number)])
+        scores.append([generator.choice([0.0, 0.5, generator.random()]) for _ in range(number)])
+    known = [(r, s) for r, s in zip(relevance, scores, strict=True) if any(r)]
+    each = [ranking_of(r, s) for r, s in known]
+    found = ranking_scores(relevance, scores)
+    assert found["mrr@10"] == pytest.approx(sum(e[0] for e in each) / len(each))
+    assert found["ndcg@10"] == pytest.approx(sum(e[1] for e in each) / len(each))
+    assert found["pair_accuracy"] == pytest.approx(sum(e[2] for e in each) / sum(e[3] for e in each))
+
+
+def test_ndcg_is_scikit_learns_where_no_scores_are_equal():
+    from sklearn.metrics import ndcg_score
+
+    generator = random.Random(0)
+    relevance = [[generator.randint(0, 3) for _ in range(14)] for _ in range(5)]
+    scores = [[generator.random() for _ in range(14)] for _ in range(5)]
+    assert ranking_scores(relevance, scores)["ndcg@10"] == pytest.approx(ndcg_score(relevance, scores, k=10))
+
+
+def test_a_model_that_tells_nothing_apart_wins_nothing():
+    found = ranking_scores([[1] + [0] * 11], [[0.3] * 12])
+    assert found == {"mrr@10": 0.0, "ndcg@10": 0.0, "pair_accuracy": 0.0}
+
+
+def test_nothing_to_rank():
+    with pytest.raises(DataError, match="no query has a relevant candidate"):
+        ranking_scores([[0, 0]], [[1.0, 2.0]])
+    with pytest.raises(DataError, match="scores for each of 1 queries, got 2"):
+        ranking_scores([[1, 0]], [[1.0, 2.0]] * 2)

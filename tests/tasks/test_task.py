@@ -8,10 +8,11 @@ import torch
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 
 from tests.tasks.small import bert, tokenizer_of
-from textbrewer import StudentConfig, build_student
+from textbrewer import BasicDistiller, DistillationConfig, StudentConfig, TrainingConfig, build_student
 from textbrewer.errors import ConfigError, DataError
-from textbrewer.tasks import TASKS, QuestionAnswering, Task, TextClassification
+from textbrewer.tasks import TASKS, QuestionAnswering, Task, TextClassification, TokenClassification
 from textbrewer.tasks.task import softmax, unpadded
+from textbrewer.teachers import TeacherCache
 
 TOKENIZER = tokenizer_of()
 TASK = TextClassification(["x", "y", "z"], max_length=16)
@@ -20,7 +21,7 @@ ROWS = [{"text": text, "label": label} for text, label in [("abcdefg", "x"), ("b
 
 def test_every_task_has_its_name():
     for name, task in TASKS.items():
-        assert issubclass(task, Task) and task.name == name and task.head.startswith("AutoModelFor") and task.__doc__
+        assert issubclass(task, Task) and task.name == name and task.head.startswith("AutoModel") and task.__doc__
 
 
 def test_a_model_is_loaded_with_its_labels_saved(tmp_path):
@@ -112,3 +113,57 @@ def test_logits_row_by_row():
     both = unpadded([tokens[:, 0], tokens[:, 1]], mask)
     assert [[part.tolist() for part in row] for row in both] == [[[0, 1], [3, 4]], [[10, 11], [13, 14]]]
     assert softmax([1e4, 0.0]).tolist() == [1.0, 0.0]
+
+
+OTHER = tokenizer_of(["abcdefg"])
+
+
+def test_teacher_and_student_may_have_tokenizers_of_their_own():
+    data = TASK.encode(ROWS, TOKENIZER, teacher_tokenizer=OTHER)
+    batch = next(iter(data.loader(4)))
+    texts = [row["text"] for row in ROWS]
+    for side, tokenizer in (("teacher", OTHER), ("student", TOKENIZER)):
+        expected = tokenizer(texts, padding=True, return_tensors="pt")
+        assert torch.equal(batch[side]["input_ids"], expected["input_ids"])
+        assert torch.equal(batch[side]["attention_mask"], expected["attention_mask"])
+    assert batch["teacher"]["input_ids"].shape != batch["student"]["input_ids"].shape
+    assert batch["student"]["labels"].tolist() == [0, 1, 2, 0] and "labels" not in batch["teacher"]
+    assert "labels" not in next(iter(data.without_labels().loader(4)))["student"]
+    model = bert(TASK, TOKENIZER, seed=5)
+    assert TASK.evaluate(model, data) == TASK.evaluate(model, TASK.encode(ROWS, TOKENIZER))
+    assert data.lengths == TASK.encode(ROWS, TOKENIZER).lengths
+    with pytest.raises(DataError, match="max_length=16, but the model of this BertTokenizer takes 8"):
+        TASK.encode(ROWS, TOKENIZER, teacher_tokenizer=tokenizer_of(model_max_length=8))
+
+
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_a_teacher_with_another_tokenizer_teaches(tmp_path, with_cache):
+    config = DistillationConfig(kd_loss_type="kl")
+    found = []
+    for _ in range(2):
+        teacher, student = bert(TASK, OTHER, seed=7), bert(TASK, TOKENIZER, seed=1)
+        cache = TeacherCache.in_memory() if with_cache else None
+        train = TrainingConfig(output_dir=str(tmp_path), ckpt_frequency=0, progress_bar=False, device="cpu")
+        adaptors = TASK.adaptors(teacher, student, config)
+        distiller = BasicDistiller(train, config, teacher, student, *adaptors, teacher_cache=cache)
+        data = TASK.encode(ROWS * 8, TOKENIZER, teacher_tokenizer=OTHER)
+        with distiller:
+            optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+            distiller.train(optimizer, data.loader(8, shuffle_seed=0), num_steps=60)
+        of_teacher, of_student = (
+            [each["scores"]["x"] for each in TASK.predict(model, [row["text"] for row in ROWS], tokenizer)]
+            for model, tokenizer in ((teacher, OTHER), (student, TOKENIZER))
+        )
+        found.append(max(abs(a - b) for a, b in zip(of_teacher, of_student, strict=True)))
+    assert max(found) < 0.1
+
+
+@pytest.mark.parametrize("task", [QuestionAnswering(), TokenClassification(["O", "B-A", "I-A"])])
+def test_tasks_by_token_need_one_tokenizer(task):
+    with pytest.raises(DataError, match="learns from the teacher token by token, so teacher and student must have one"):
+        task.encode([], TOKENIZER, teacher_tokenizer=OTHER)
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"`name`: expected a folder that save_pretrained wrote.*nowhere"):
+        TextClassification(["a", "b"]).load(tmp_path / "nowhere")

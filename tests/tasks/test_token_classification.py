@@ -120,6 +120,9 @@ def test_wrong_tags_are_refused_with_file_and_line(tmp_path):
     ]
     kept = TASK.rows(read(path), bad_labels="unlabelled")
     assert [row["tags"] for row in kept] == [None, ["B-PER", "O"], None, None]
+    (tmp_path / "more.conll").write_text("x\tB-LOC\ny\tI-PER\n")
+    with pytest.raises(DataError, match=r"begins with 'B-PER': .*train\.conll, line 2, .*more\.conll, line 2"):
+        TASK.rows(read([path, tmp_path / "more.conll"]))
 
 
 @pytest.mark.parametrize(

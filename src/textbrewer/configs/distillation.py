@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from ..errors import count_of
+from ..errors import count_of, did_you_mean
 from ..presets import (
+    BALANCE,
     KD_LOSS_MAP,
     MATCH_LOSS_MAP,
     PAIRED_MATCH_LOSSES,
     PROJ_MAP,
     TEMPERATURE_SCHEDULER,
     WEIGHT_SCHEDULER,
+    Table,
+    asked,
+    options_of,
 )
 from ._base import Config, config_class, known_name, reject
 
@@ -29,7 +35,45 @@ TEACHER_WEIGHTS = ("uniform", "confidence", "loss")
 def _off_or_weight_schedule(value: Any) -> Any:
     if value is None or value == "none":
         return None
-    return value if callable(value) else known_name(value, WEIGHT_SCHEDULER)
+    if callable(value):
+        return value
+    name, positional, named = asked(value)
+    known_name(name, WEIGHT_SCHEDULER)
+    options = inspect.signature(WEIGHT_SCHEDULER.entry(name)).parameters
+    try:
+        schedule = WEIGHT_SCHEDULER[value]
+        inspect.signature(schedule).bind(0.5)
+        # Only what was built just now is tried out: a function of the user's own is his.
+        _ = float(schedule(0.5)) if positional or named else None
+    except (TypeError, ValueError, ArithmeticError):
+        if len(options) == 1:
+            raise reject(f"{name!r} alone, which has no options") from None
+        raise reject(f"[{name!r}, {', '.join(options)}]") from None
+    return _plain(value)
+
+
+def _off_or_annealing(value: Any) -> Any:
+    given = _off_or_weight_schedule(value)
+    if given is None or callable(given):
+        return given
+    temperatures = [float(WEIGHT_SCHEDULER[given](progress)) for progress in (0.0, 0.5, 1.0)]
+    if not all(0 < tau < math.inf for tau in temperatures):
+        raise reject("a temperature above 0 throughout the run, as in ['linear', 8, 1]")
+    return given
+
+
+def _part_of_the_run(value: Any) -> Any:
+    numbers = isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(x, (int, float)) for x in value)
+    if value is not None and not (numbers and 0 <= value[0] < value[1] <= 1):
+        raise reject("the start and the end of a part of the run, from 0 to 1, as in [0, 0.5]")
+    return value
+
+
+WeightSchedule = Annotated[
+    str | list[Any] | dict[str, Any] | Callable[..., Any] | None, BeforeValidator(_off_or_weight_schedule)
+]
+Annealing = Annotated[str | list[Any] | dict[str, Any] | Callable[..., Any] | None, BeforeValidator(_off_or_annealing)]
+PartOfTheRun = Annotated[tuple[float, float] | None, BeforeValidator(_part_of_the_run)]
 
 
 def _off_or_temperature_schedule(value: Any) -> Any:
@@ -47,12 +91,63 @@ def _off_or_temperature_schedule(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
+def _with_options(value: Any, table: Table) -> Any:
+    """A function or object, or a name of a table: alone, as ``[name, option]``, or as ``{"name": …, "option": …}``."""
+    if callable(value):
+        return value
+    name, positional, named = asked(value)
+    known_name(name, table)
+    entry = table.entry(name)
+    options = options_of(entry)
+    required = [option for option, parameter in options.items() if parameter.default is parameter.empty]
+    shown = ", ".join(o if o in required else f"{o}={parameter.default!r}" for o, parameter in options.items())
+    what = f"{name!r} with the options {shown}" if options else f"{name!r} alone, which has no options"
+    given = {**dict(zip(options, positional, strict=False)), **named}
+    unknown = [option for option in given if option not in options]
+    if unknown or len(positional) > len(options):
+        raise reject(what, hint=did_you_mean(unknown[0], options) if unknown else "")
+    if missing := [option for option in required if option not in given]:
+        raise reject(what, hint=f"{', '.join(missing)} must be given")
+    for option, kind in _kinds(entry).items():
+        if option in given:
+            _require_kind(name, option, given[option], kind)
+    return _plain(value)
+
+
+def _kinds(entry: Any) -> dict[str, Any]:
+    is_class = isinstance(entry, type)
+    try:
+        return get_type_hints(entry.__init__ if is_class else entry)
+    except (NameError, TypeError):
+        return {}  # of a function of the user's own
+
+
+def _require_kind(name: str, option: str, value: Any, kind: Any) -> None:
+    try:
+        TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=True)
+    except ValidationError as error:
+        expected = error.errors(include_url=False)[0]["msg"].removeprefix("Input should be ")
+        raise reject(f"{option} of {name!r} to be {expected}", got=value) from None
+
+
+def _plain(value: Any) -> Any:
+    """A tuple as a list and any mapping as a dict, so that equal configs are equal."""
+    return list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
+
+
 def _kd_loss(value: Any) -> Any:
-    return value if callable(value) else known_name(value, KD_LOSS_MAP)
+    return _with_options(value, KD_LOSS_MAP)
 
 
 def _match_loss(value: Any) -> Any:
-    return value if callable(value) else known_name(value, MATCH_LOSS_MAP)
+    return _with_options(value, MATCH_LOSS_MAP)
+
+
+def _off_or_balance(value: Any) -> Any:
+    return None if value is None or value == "none" else _with_options(value, BALANCE)
+
+
+Loss = str | list[Any] | dict[str, Any] | Callable[..., Any]
 
 
 def _layers(value: Any) -> Any:
@@ -95,33 +190,41 @@ class IntermediateMatch(Config):
             ``"query:11"``, ``"key:-1"``, ``"value:*"``.
         layer_S: the same for the student.
         feature: ``"hidden"`` or ``"attention"``.
-        loss: a name of :data:`textbrewer.MATCH_LOSS_MAP`, or ``f(S, T, mask=None) -> tensor``.
+        loss: a name of :data:`textbrewer.MATCH_LOSS_MAP`, alone or with options (``["relation_kl", 48]`` or
+            ``{"name": "relation_kl", "heads": 48}``), or ``f(S, T, mask=None) -> tensor``.
         weight: factor of this term in the total.
         proj: ``[name, dim_S, dim_T]``, with an optional fourth dict of optimiser options: a trained map of the
             student's feature to the teacher's width. ``"auto"``: a linear one where the widths differ.
         teacher: which of several teachers.
+        weight_scheduler: as for the weights of :class:`DistillationConfig`; its value replaces ``weight``.
+        active: the part of the run in which the term counts: ``(0, 0.5)`` is its first half.
+        mask: the adaptor's key, or the batch's column, of a mask ``(batch, length)`` to use in place of the student's
+            ``inputs_mask``.
     """
 
     layer_T: Annotated[Layers, BeforeValidator(_layers)]
     layer_S: Annotated[Layers, BeforeValidator(_layers)]
     feature: Literal["hidden", "attention"]
-    loss: Annotated[str | Callable[..., Any], BeforeValidator(_match_loss)]
+    loss: Annotated[Loss, BeforeValidator(_match_loss)]
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     proj: Annotated[Literal["auto"] | list[Any] | None, BeforeValidator(_projection)] = None
     teacher: Annotated[int, Field(ge=0)] = 0
+    weight_scheduler: WeightSchedule = None
+    active: PartOfTheRun = None
+    mask: str | None = None
 
     @model_validator(mode="after")
     def _layers_fit_the_loss(self) -> IntermediateMatch:
         sides = (self.layer_T, self.layer_S)
         pair = [0, 1]
-        if self.loss in PAIRED_MATCH_LOSSES:
+        if not callable(self.loss) and asked(self.loss)[0] in PAIRED_MATCH_LOSSES:
             if not all(isinstance(side, list) and len(side) == 2 for side in sides):
                 raise reject(
                     f"two layers a side for the loss {self.loss!r}",
                     got=f"layer_T={self.layer_T}, layer_S={self.layer_S}",
                     hint=f"write layer_T: {pair}, layer_S: {pair}",
                 )
-        elif isinstance(self.loss, str) and any(isinstance(side, list) for side in sides):
+        elif not callable(self.loss) and any(isinstance(side, list) for side in sides):
             raise reject(
                 f"one layer a side for the loss {self.loss!r}", got=f"layer_T={self.layer_T}, layer_S={self.layer_S}"
             )
@@ -130,9 +233,18 @@ class IntermediateMatch(Config):
     @property
     def name(self) -> str:
         """``{feature}_{loss}_{layer_S}_{layer_T}``, pairs of layers joined by ``-``, and a teacher above 0."""
-        loss = self.loss if isinstance(self.loss, str) else getattr(self.loss, "__name__", "custom")
+        loss = _loss_name(self.loss)
         of_teacher = f"_teacher{self.teacher}" if self.teacher else ""
         return f"{self.feature}_{loss}_{_joined(self.layer_S)}_{_joined(self.layer_T)}{of_teacher}"
+
+
+def _loss_name(loss: Any) -> str:
+    """As logs have it: with its options, but for the classes, whose options are no part of what is compared."""
+    if callable(loss):
+        return str(getattr(loss, "__name__", "custom"))
+    name, positional, named = asked(loss)
+    options = () if isinstance(MATCH_LOSS_MAP.entry(name), type) else (*positional, *named.values())
+    return "_".join(map(str, (name, *options)))
 
 
 def _joined(layers: Layers) -> str:
@@ -145,21 +257,31 @@ class DistillationConfig(Config):
 
     ``total = kd_loss_weight · Σ KD(student, teacher, τ) + Σ weight · match + hard_label_weight · Σ mean(losses)``
 
-    The arguments and their order are TextBrewer 0.2.1's.
+    The first ten arguments and their order are TextBrewer 0.2.1's.
 
     Args:
         temperature: τ, by which the logits of both sides are divided.
         temperature_scheduler: ``"none"``, ``"constant"``, ``["flsw", beta, gamma]``, ``["cwsm", beta]``
             or ``f(logits_S, logits_T, base_temperature) -> τ``.
         hard_label_weight: factor of the user's own ``losses``.
-        hard_label_weight_scheduler: ``"none"``, ``"linear_decay"``, ``"linear_growth"`` or a function of
-            progress in [0, 1], whose value replaces the weight after each optimiser step.
-        kd_loss_type: a name of :data:`textbrewer.KD_LOSS_MAP`, or ``f(logits_S, logits_T, temperature)``.
+        hard_label_weight_scheduler: ``"none"``, a name of :data:`textbrewer.WEIGHT_SCHEDULER`, alone
+            (``"linear_decay"``, ``"linear_growth"``) or with options (``["linear", 1, 0.1]``, ``["cosine", 1, 0]``), or
+            a function of progress in [0, 1], whose value replaces the weight after each optimiser step.
+        kd_loss_type: a name of :data:`textbrewer.KD_LOSS_MAP`, alone or with options (``["jsd", 0.1]`` or
+            ``{"name": "jsd", "beta": 0.1}``), or ``f(logits_S, logits_T, temperature)``.
         kd_loss_weight: factor of the soft-label term.
         kd_loss_weight_scheduler: as for the hard labels.
         probability_shift: swap the teacher's logit of the true label with its largest one.
         intermediate_matches: a list of :class:`IntermediateMatch` or of dicts with its arguments.
         is_caching_logits: keep the teacher's logits in memory after the first sight of a batch.
+        kd_loss_active: the part of the run in which the soft labels count: ``(0.5, 1)`` is its second half.
+        hard_label_active: the same for the hard labels.
+        temperature_annealing: a schedule of the temperature over the run, which takes the place of ``temperature``:
+            ``["linear", 8, 1]``, ``["cosine", 8, 1]``, ``["steps", 7, 1, 7]`` or a function of progress in [0, 1]. From
+            a hot start to 1 it is the idea of Annealed-KD (2104.07163), which scales the logits of the teacher alone.
+        balance: what makes the total of the weighted terms, if not their sum: ``"uncertainty"``
+            (:class:`~textbrewer.balancing.UncertaintyWeights`) or ``"gradient_norm"``
+            (:class:`~textbrewer.balancing.GradientNorms`), alone or with options, or an object of these.
 
     Raises:
         ConfigError: with every problem at once.
@@ -175,19 +297,19 @@ class DistillationConfig(Config):
         str | list[Any] | Callable[..., Any] | None, BeforeValidator(_off_or_temperature_schedule)
     ] = None
     hard_label_weight: Annotated[float, Field(allow_inf_nan=False)] = 0
-    hard_label_weight_scheduler: Annotated[
-        str | Callable[..., Any] | None, BeforeValidator(_off_or_weight_schedule)
-    ] = None
-    kd_loss_type: Annotated[str | Callable[..., Any], BeforeValidator(_kd_loss)] = "ce"
+    hard_label_weight_scheduler: WeightSchedule = None
+    kd_loss_type: Annotated[Loss, BeforeValidator(_kd_loss)] = "ce"
     kd_loss_weight: Annotated[float, Field(allow_inf_nan=False)] = 1
-    kd_loss_weight_scheduler: Annotated[str | Callable[..., Any] | None, BeforeValidator(_off_or_weight_schedule)] = (
-        None
-    )
+    kd_loss_weight_scheduler: WeightSchedule = None
     probability_shift: bool = False
     intermediate_matches: Annotated[
         list[IntermediateMatch], BeforeValidator(lambda value: [] if value is None else value)
     ] = Field(default_factory=list)
     is_caching_logits: bool = False
+    kd_loss_active: PartOfTheRun = None
+    hard_label_active: PartOfTheRun = None
+    temperature_annealing: Annealing = None
+    balance: Annotated[Loss | None, BeforeValidator(_off_or_balance)] = None
 
 
 def _teacher_weights(value: Any) -> Any:

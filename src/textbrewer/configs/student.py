@@ -40,8 +40,9 @@ class StudentConfig(Config):
         layers: the teacher layer that each student layer starts from: ``"first"`` (0, 1, …), ``"last"`` (the last
             ones), ``"evenly"`` (spread out, the last student layer from the last teacher layer) or a list of
             teacher layers, counted from 0.
-        init: ``"teacher"`` copies every weight that fits, ``"random"`` none; anything else is a folder or hub name
-            of a checkpoint of the student's shape.
+        init: ``"teacher"`` copies every weight that fits, ``"random"`` none; ``"importance"`` and ``"svd"`` narrow the
+            teacher's, see :func:`~textbrewer.students.build_student_with_report`; anything else is a folder or hub
+            name of a checkpoint of the student's shape.
         family: None for a model of the teacher's family; a Transformers model type such as ``"electra"`` for one of
             that family with the teacher's head, vocabulary and labels; ``"bigru"`` for a recurrent one, see
             :class:`~textbrewer.BiGRUStudent`.

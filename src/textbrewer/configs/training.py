@@ -61,7 +61,16 @@ class TrainingConfig(Config):
         keep_last: how many of these folders are kept.
         on_nonfinite: what a NaN or infinity in the losses or gradients does: ``"stop"`` ends the run with an error that
             names the step and the terms (found every ``log_every`` steps on an accelerator, at every step on a CPU);
-            ``"skip"`` takes no optimiser step, says so and goes on, for which an accelerator is waited for each step.
+            ``"skip"`` takes no optimiser step, says so and goes on; for that an accelerator is waited for at each step,
+            unless the optimiser is a fused one of PyTorch.
+        keep_best: with ``train(evaluate=...)``: keep the best student in ``output_dir/best``, by its
+            ``save_pretrained`` if it has one, and its folder ``checkpoints/step-N`` beside the last ones.
+        metric_for_best_model: the score that tells the best; None takes the first that ``evaluate`` gives.
+        greater_is_better: whether more of it is better; None means yes, but of a name that ends in ``loss``.
+        early_stopping_patience: end the run after so many evaluations in a row without a better score.
+        early_stopping_threshold: by how much a score must be better to count for that.
+        load_best_model_at_end: give the student its best weights when training ends.
+        save_in_background: write checkpoints in a thread while training goes on, from a copy in memory.
 
     Raises:
         ConfigError: with every problem at once.
@@ -90,6 +99,13 @@ class TrainingConfig(Config):
     save_state: bool = True
     keep_last: Annotated[int, Field(ge=1)] = 2
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    keep_best: bool = True
+    metric_for_best_model: str | None = None
+    greater_is_better: bool | None = None
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
+    load_best_model_at_end: bool = False
+    save_in_background: bool = False
 
     @model_validator(mode="after")
     def _precisions_agree(self) -> Self:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..adaptors import AdaptedModel
@@ -20,15 +21,18 @@ from ..configs import TrainingConfig
 from ..engine import Engine, Schedule
 from ..engine.checkpoint import RunState, described, shapes_of
 from ..engine.devices import Placement
+from ..engine.evaluation import Evaluate
 from ..engine.loop import Step
+from ..engine.sharding import is_sharded
 from ..errors import UnsupportedError
 from ..feeding import Fed, length_of, rows_of, sides
 from ..matching import MatchLosses, Projections
 from ..modes import modes_kept
 from ..objective import Objective, Share, counts_of
+from ..randomness import random_state_kept
 from ..ranks import Ranks
 from ..stream import Stream
-from ..teachers import TeacherCache, TeacherSource
+from ..teachers import FillJob, TeacherCache, TeacherSource
 from ..types import Batch, LossReport
 
 if TYPE_CHECKING:
@@ -101,6 +105,11 @@ class DistillationStep:
         given = sides(batch)
         return sides(trimmed(batch)) if self.trims and given.teacher is given.student else given
 
+    def mask_of(self, fed: Fed) -> Tensor | None:
+        """The mask that the student's adaptor gives for a batch, without a trace of the pass that tells it."""
+        with torch.no_grad(), random_state_kept(), self.placement.autocast():
+            return self.student(fed.on(self.placement.device).student, self.student_args, self.forward).inputs_mask
+
     def share(self, window: list[Batch]) -> Share:
         """Equal parts, and the counts of valid units where a term needs them."""
         counted = self.objective.per_element() and (len(window) > 1 or self.placement.ranks.number > 1)
@@ -134,6 +143,8 @@ class Distiller(ABC):
     """
 
     projections: Projections
+    evaluations: list[dict[str, Any]]
+    """Of the last run: ``{"step": optimiser steps taken, **scores}``."""
 
     def __init__(
         self, train_config: TrainingConfig, model_S: nn.Module, teacher_cache: TeacherCache | None = None
@@ -142,6 +153,7 @@ class Distiller(ABC):
         self.model_S = model_S
         self.teacher_cache = teacher_cache
         self.projections = Projections([])
+        self.evaluations = []
         self._context: ExitStack | None = None
 
     @abstractmethod
@@ -161,9 +173,7 @@ class Distiller(ABC):
         return list({id(part): part for part in parts}.values())
 
     @contextmanager
-    def filling(
-        self, cache: TeacherCache, loader: Any, args: Mapping[str, Any]
-    ) -> Iterator[list[tuple[TeacherSource, Any, Mapping[str, Any], Callable[[Batch], Fed]]]]:
+    def filling(self, cache: TeacherCache, loader: Any, args: Mapping[str, Any]) -> Iterator[list[FillJob]]:
         """What :meth:`TeacherCache.build` fills ``cache`` with: teacher sources, and how each gets which batches.
 
         Raises:
@@ -181,7 +191,7 @@ class Distiller(ABC):
                 steps = [(step, loader)] if several is None else [(several[task], loader[task]) for task in several]
                 if any(one.source is None for one, _ in steps):
                     raise UnsupportedError(f"{type(self).__name__} has no teacher whose outputs could be cached")
-                yield [(one.source, own, args, one.parts_of) for one, own in steps]
+                yield [FillJob(one.source, own, args, one.parts_of, one.mask_of) for one, own in steps]
         finally:
             self.teacher_cache = before
 
@@ -218,6 +228,7 @@ class Distiller(ABC):
         callback: Callable[..., Any] | None = None,
         batch_postprocessor: Callable[[Batch], Batch] | None = None,
         resume: str | PathLike[str] | None = None,
+        evaluate: Evaluate | None = None,
         **args: Any,
     ) -> None:
         """Train the student.
@@ -238,6 +249,10 @@ class Distiller(ABC):
             resume: ``"auto"`` goes on from the last whole checkpoint of this very job in ``output_dir``, or begins
                 where there is none; a path goes on from that folder ``step-N``. The run ends with the same bits as one
                 that was never stopped. The callback of that step is called again. None begins anew.
+            evaluate: ``evaluate(student) -> {"accuracy": 0.9, ...}``, in eval mode and without gradients, with each
+                checkpoint (at the end of each epoch where ``ckpt_frequency=0``). The scores go to TensorBoard and to
+                ``self.evaluations``; the best student is kept in ``output_dir/best``; ``TrainingConfig`` says which
+                score counts, and whether the run ends early. It changes nothing of the steps that are taken.
             **args: extra keywords of every forward pass of both models.
 
         Raises:
@@ -246,6 +261,7 @@ class Distiller(ABC):
             MatchError: tensors of a term do not fit each other.
             NonFiniteLossError: a loss became NaN or infinite.
             CheckpointError: a checkpoint cannot be written, or is of another job; or another run has ``output_dir``.
+            OutOfMemoryError: a step did not fit into memory.
         """
         self._run(
             Stream(dataloader, Ranks.of(self.t_config), spares=self.t_config.keep_last_accumulation),
@@ -253,6 +269,7 @@ class Distiller(ABC):
             num_steps,
             optimizer,
             resume=resume,
+            evaluate=evaluate,
             scheduler_class=scheduler_class,
             scheduler_args=scheduler_args,
             scheduler=scheduler,
@@ -270,6 +287,7 @@ class Distiller(ABC):
         optimizer: Optimizer,
         *,
         resume: str | PathLike[str] | None,
+        evaluate: Evaluate | None,
         scheduler_class: Callable[..., Any] | None,
         scheduler_args: Mapping[str, Any] | None,
         scheduler: Any,
@@ -283,6 +301,8 @@ class Distiller(ABC):
         placement = Placement(self.t_config, self.model_S)
         for module in (self.model_S, *self._trained_beside(), *self._teachers()):
             module.to(placement.device)
+        if placement.dtype is torch.float16 and is_sharded(self.model_S):
+            raise UnsupportedError("a sharded student and float16's gradient scaling do not go together; use bf16")
         _require_trained(optimizer, self.model_S)
         with ExitStack() as running:
             running.enter_context(self._modes())
@@ -298,7 +318,8 @@ class Distiller(ABC):
                 [self.model_S, *self._trained_beside()],
             )
             state = RunState(self.model_S, self._trained_beside(), optimizer, scheduler, placement.scaler(), stream)
-            Engine(self.t_config, state, placement, self._job(stream, schedule, optimizer)).run(
+            self.evaluations = state.evaluations
+            Engine(self.t_config, state, placement, self._job(stream, schedule, optimizer), evaluate).run(
                 step,
                 schedule,
                 max_grad_norm=max_grad_norm,

@@ -10,12 +10,15 @@ from torch import nn
 
 from ..adaptors import AdaptedModel
 from ..configs import DistillationConfig, EnsembleConfig, IntermediateMatch
+from ..engine.sharding import is_sharded
 from ..errors import ConfigError, Problem, UnsupportedError
+from ..losses import needs_index
 from ..matching import MatchLosses, Projections, path_of
 from ..matching.layers import layer_list
 from ..objective import FeatureMatch, HardLabels, Objective, SoftLabels, Term
+from ..presets import BALANCE
 from ..teachers import CachedTeacher, EnsembleTeacher, LiveTeacher, Reads, TeacherCache, TeacherSource
-from ..types import Adaptor
+from ..types import INDEX, Adaptor
 from ._base import DistillationStep, Run
 
 
@@ -33,6 +36,8 @@ class CustomMatch:
             match takes as ``proj``: ``"auto"`` or ``["linear", student width, teacher width]``.
         proj_group: options of the projection's parameter group, such as ``{"lr": 1e-3}``.
         teacher: which of several teachers.
+        weight_scheduler: as of :class:`~textbrewer.IntermediateMatch`.
+        active: the same: the part of the run in which the term counts.
     """
 
     module_T: nn.Module | str
@@ -42,6 +47,8 @@ class CustomMatch:
     proj_func: Any = None
     proj_group: Mapping[str, Any] | None = None
     teacher: int = 0
+    weight_scheduler: Any = None
+    active: tuple[float, float] | None = None
 
 
 @dataclass
@@ -60,6 +67,7 @@ class Lesson:
         custom: positions in ``matches`` of those whose loss takes both masks.
         functions: projections without parameters, by position in ``matches``.
         memory: the cache of a config with ``is_caching_logits``, from one run to the next.
+        balance: what makes the total of the terms, as the config says.
     """
 
     config: DistillationConfig
@@ -73,6 +81,14 @@ class Lesson:
     custom: set[int] = field(default_factory=set)
     functions: dict[int, Any] = field(default_factory=dict)
     memory: TeacherCache | None = None
+    balance: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        given = self.config.balance
+        made = given if given is None or callable(given) else BALANCE[given]
+        self.balance = made() if isinstance(made, type) else made
+        if isinstance(self.balance, nn.Module):
+            self.losses.append(self.balance)
 
     def add(self, match: CustomMatch, student: nn.Module) -> None:
         """Add a custom match; its modules are looked up in the models.
@@ -90,6 +106,8 @@ class Lesson:
             weight=match.weight,
             proj=None if ready_made else match.proj_func,
             teacher=match.teacher,
+            weight_scheduler=match.weight_scheduler,
+            active=match.active,
         )
         place = len(self.matches)
         if isinstance(match.proj_func, nn.Module):
@@ -100,7 +118,7 @@ class Lesson:
                 self.functions[place] = match.proj_func
         self.matches.append(written)
         self.losses.extend_by(written)
-        if not isinstance(match.loss, str):
+        if callable(match.loss):
             self.custom.add(place)
 
     def assemble(
@@ -122,15 +140,19 @@ class Lesson:
         """
         if cache is None and self.config.is_caching_logits:
             cache = self.memory = self.memory or TeacherCache.in_memory()
-        paths_S = _paths(match.layer_S for match in self.matches)
+        features, paths_S = _features(self._read(), "S"), _paths(match.layer_S for match in self._read())
         of_student = AdaptedModel(
-            student, self.adaptor_S, name="adaptor_S", features=_features(self.matches, "S"), paths=paths_S
+            student, self.adaptor_S, name="adaptor_S", features=features, paths=paths_S, extra=self._extra()
         )
         soft = SoftLabels(self.config, self.ensemble)
         sources = [self._source(i, student, run, cache, soft) for i in range(len(self.teachers))]
         run.running.enter_context(of_student.ready())
-        hard = HardLabels(self.config.hard_label_weight, self.config.hard_label_weight_scheduler)
-        objective = Objective([soft, *self._feature_terms(), hard])
+        config = self.config
+        hard = HardLabels(config.hard_label_weight, config.hard_label_weight_scheduler, config.hard_label_active)
+        terms = [soft, *self._feature_terms(), hard]
+        if self.balance is not None:
+            self.balance.begin(len(terms), student, run.placement.ranks.gather)
+        objective = Objective(terms, self.balance)
         forward = run.placement.forward_of(student, data_parallel)
         if isinstance(forward, nn.DataParallel) and paths_S:
             raise UnsupportedError("data_parallel and matches of modules by path do not go together: match layers")
@@ -142,7 +164,7 @@ class Lesson:
     def _source(
         self, index: int, student: nn.Module, run: Run, cache: TeacherCache | None, soft: SoftLabels
     ) -> TeacherSource:
-        own = [match for match in self.matches if match.teacher == index]
+        own = [match for match in self._read() if match.teacher == index]
         reads = self._reads(own, soft)
         teacher = run.placement.teacher(self.teachers[index])
         adapted = AdaptedModel(
@@ -152,7 +174,9 @@ class Lesson:
             features=_features(own, "T"),
             teacher=True,
             paths=_paths(match.layer_T for match in own),
-            deepest=None if self.adaptors_T[index] else deepest_read(teacher, reads),
+            extra=self._extra(),
+            # A sharded teacher's layers are put together and apart again by its forward pass, which must end.
+            deepest=None if self.adaptors_T[index] or is_sharded(teacher) else deepest_read(teacher, reads),
         )
         run.running.enter_context(adapted.ready())
         maps = self.ensemble.label_maps
@@ -161,6 +185,11 @@ class Lesson:
         live = LiveTeacher(adapted, run.placement.teacher_autocast, own, label_map, forward)
         if cache is None:
             return live
+        if is_sharded(teacher):
+            raise UnsupportedError(
+                "a sharded teacher is run by all processes at once, and a cache would let some of them leave it out; "
+                "leave out teacher_cache (or is_caching_logits), or the sharding"
+            )
         namespace = cache.namespace(self.teachers[index], adapted, run.placement.teacher_precision)
         return CachedTeacher(live, namespace, reads, run.rows)
 
@@ -172,6 +201,15 @@ class Lesson:
             labels=soft.reads_labels,
             inputs_mask=any(match in custom for match in matches),
         )
+
+    def _read(self) -> list[IntermediateMatch]:
+        """The matches that ever count."""
+        return [match for match in self.matches if match.weight or match.weight_scheduler is not None]
+
+    def _extra(self) -> frozenset[str]:
+        """What the matches ask for of adaptor or batch beside the keys of 0.2.1."""
+        indexed = (needs_index(loss) for loss in self.losses.for_match)
+        return frozenset({match.mask for match in self.matches if match.mask} | ({INDEX} if any(indexed) else set()))
 
     def _feature_terms(self) -> list[Term]:
         terms: list[Term] = []

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..configs import DistillationConfig, TrainingConfig
+from ..engine.evaluation import Evaluate
 from ..engine.loop import Step
 from ..errors import ConfigError, DataError, Problem, did_you_mean, one_of
 from ..feeding import length_of
@@ -213,6 +214,7 @@ class MultiTaskDistiller(MatchedDistiller):
         callback: Callable[..., Any] | None = None,
         batch_postprocessors: Mapping[str, Callable[[Batch], Batch]] | None = None,
         resume: str | PathLike[str] | None = None,
+        evaluate: Evaluate | None = None,
         **args: Any,
     ) -> None:
         """Train the student on batches of all tasks.
@@ -229,6 +231,7 @@ class MultiTaskDistiller(MatchedDistiller):
             callback: ``callback(model=student, step=optimiser steps)`` after each checkpoint.
             batch_postprocessors: ``batch -> batch`` by task; a task may be left out.
             resume: as in :meth:`Distiller.train`.
+            evaluate: the same.
             **args: extra keywords of every forward pass.
 
         Raises:
@@ -249,6 +252,7 @@ class MultiTaskDistiller(MatchedDistiller):
             num_steps,
             optimizer,
             resume=resume,
+            evaluate=evaluate,
             scheduler_class=scheduler_class,
             scheduler_args=scheduler_args,
             scheduler=scheduler,

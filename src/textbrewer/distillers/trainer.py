@@ -30,6 +30,7 @@ class BasicTrainer(Distiller):
 
     def _assemble(self, run: Run) -> Step:
         adapted = AdaptedModel(self.model_S, self.adaptor, name="adaptor")
+        run.running.enter_context(adapted.ready())
         forward = run.placement.forward_of(self.model_S, self.t_config.data_parallel)
         return DistillationStep(
             adapted, None, Objective([HardLabels()]), run.placement, forward, run.args, trims=self.adaptor is None

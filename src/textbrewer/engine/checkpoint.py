@@ -15,9 +15,9 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ..errors import CheckpointError
 from ..files import replaced, replaced_folder
 from ..randomness import random_state, set_random_state
 from ..ranks import Ranks
+from .sharding import is_sharded, spread_as, whole
 
 logger = logging.getLogger("textbrewer")
 
@@ -38,14 +39,54 @@ FORMAT = 1
 _STATE, _MANIFEST = "state.json", "manifest.json"
 
 
-def save_student(student: nn.Module, output_dir: str, step: int) -> Path:
+def weights_of(module: nn.Module, keep: bool = True) -> dict[str, Tensor]:
+    """The state dict as it is now, copied to the CPU; tensors that are one in the module are one there.
+
+    Args:
+        module: if it is sharded, every process takes part.
+        keep: False for a process that only takes part.
+    """
+    copies: dict[Any, Tensor] = {}
+    weights = {}
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor) or isinstance(value, UninitializedParameter):
+            continue
+        own = value.detach()
+        found = whole(own)
+        if keep:
+            key = (found.data_ptr(), found.shape, found.stride(), found.dtype) if found is own else name
+            if key not in copies:
+                copies[key] = found.to("cpu", copy=True)
+            weights[name] = copies[key]
+    return weights
+
+
+def save_student(weights: Mapping[str, Tensor], output_dir: str, step: int) -> Path:
     """Write ``output_dir/gs{step}.pkl``, the student's state dict; the file is whole or absent at any instant.
 
     Load it with ``torch.load(path, weights_only=True)``.
     """
-    path = Path(output_dir) / f"gs{step}.pkl"
+    path = student_file(output_dir, step)
     with replaced(path) as beside:
-        torch.save(student.state_dict(), beside)
+        torch.save(dict(weights), beside)
+    return path
+
+
+def student_file(output_dir: str, step: int) -> Path:
+    """Where :func:`save_student` writes."""
+    return Path(output_dir) / f"gs{step}.pkl"
+
+
+def save_best(student: Any, weights: Mapping[str, Tensor], output_dir: str) -> Path:
+    """Write ``output_dir/best``, the student as its ``save_pretrained`` writes it, else its weights as safetensors."""
+    path = Path(output_dir) / "best"
+    with replaced_folder(path) as beside:
+        if not callable(getattr(student, "save_pretrained", None)):
+            save_file(_apart(weights), beside / "student.safetensors")
+        elif is_sharded(student):
+            student.save_pretrained(beside, state_dict=dict(weights))
+        else:
+            student.save_pretrained(beside)
     return path
 
 
@@ -63,6 +104,8 @@ class RunState:
         step: optimiser steps taken.
         batches: that this process has seen.
         within: whether the pass over the data that was begun goes on.
+        evaluations: of the student so far, as :class:`~textbrewer.engine.evaluation.Evaluations` keeps them.
+        best: the optimiser step of the best of them.
     """
 
     student: nn.Module
@@ -74,6 +117,8 @@ class RunState:
     step: int = 0
     batches: int = 0
     within: bool = False
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    best: int | None = None
 
 
 class Checkpoints:
@@ -84,58 +129,72 @@ class Checkpoints:
         job: what must be alike for a checkpoint to be gone on from, as texts.
         ranks: the processes; the first one writes.
         keep_last: how many of this job's checkpoints are kept.
+        keep_best: keep that of the best evaluation too.
     """
 
-    def __init__(self, output_dir: str, job: Mapping[str, str], ranks: Ranks, keep_last: int) -> None:
+    def __init__(
+        self, output_dir: str, job: Mapping[str, str], ranks: Ranks, keep_last: int, keep_best: bool = True
+    ) -> None:
         self.folder = Path(output_dir) / "checkpoints"
-        self.job, self.ranks, self.keep_last = dict(job), ranks, keep_last
+        self.job, self.ranks, self.keep_last, self.keep_best = dict(job), ranks, keep_last, keep_best
         self.run = uuid.uuid4().hex
 
-    def save(self, state: RunState) -> Path:
+    def save(
+        self,
+        state: RunState,
+        weights: Mapping[str, Tensor] | None = None,
+        run: Callable[[Callable[[], None]], None] = lambda write: write(),
+        copied: bool = False,
+    ) -> Path:
         """Write a checkpoint and delete those that are no longer kept.
+
+        Args:
+            state: of the run.
+            weights: the student's, where :func:`weights_of` has already told them.
+            run: calls what writes, now or in a thread.
+            copied: copy everything first, so that training may go on meanwhile.
 
         Raises:
             CheckpointError: it cannot be written; the earlier ones are as they were.
         """
         path = self.folder / f"step-{state.step}"
+        main = self.ranks.index == 0
         own = {"random": random_state(), "stream": state.stream.state_dict(), "batches": state.batches}
         every = self.ranks.gather(own)
-        if self.ranks.index == 0:
-            try:
-                with replaced_folder(path) as beside:
-                    self._write(state, every, beside)
-                self._prune()
-            except (OSError, RuntimeError) as error:
-                raise CheckpointError(
-                    f"step {state.step} could not be saved to {path}: {error}. Earlier checkpoints are whole: "
-                    f"{[found.name for found, _ in self._found()] or 'there is none'}; make room, and go on from there "
-                    "with train(..., resume='auto')"
-                ) from error
-        return path
-
-    def _write(self, state: RunState, every: list[Any], folder: Path) -> None:
-        save_file(_tensors_of(state.student), folder / "student.safetensors")
-        beside = {f"{i}.{k}": v for i, part in enumerate(state.beside) for k, v in _tensors_of(part).items()}
-        save_file(beside, folder / "beside.safetensors")
+        weights = weights_of(state.student, main) if weights is None else weights
+        beside = [weights_of(part, main) for part in state.beside]
         training = {
-            "optimizer": state.optimizer.state_dict(),
-            "scheduler": _state_of(state.scheduler),
+            "optimizer": _told(state.optimizer.state_dict(), main, copied),
+            "scheduler": _told(_state_of(state.scheduler), main, copied),
             "scaler": state.scaler.state_dict(),
         }
-        torch.save(training, folder / "training.pt")
-        torch.save(every, folder / "processes.pt")
-        about = {
+        about: dict[str, Any] = {
             "format": FORMAT,
             "step": state.step,
             "within": state.within,
+            "evaluations": list(state.evaluations),
+            "best": state.best,
             "run": self.run,
             "saved": time.time(),
             "job": self.job,
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
         }
-        (folder / _STATE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
-        (folder / _MANIFEST).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+
+        def write() -> None:
+            try:
+                with replaced_folder(path) as folder:
+                    _write(folder, weights, beside, training, every, about)
+                self._prune(about["best"])
+            except (OSError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"step {about['step']} could not be saved to {path}: {error}. Earlier checkpoints are whole: "
+                    f"{[found.name for found, _ in self._found()] or 'there is none'}; make room, and go on from there "
+                    "with train(..., resume='auto')"
+                ) from error
+
+        if main:
+            run(write)
+        return path
 
     def _found(self) -> list[tuple[Path, dict[str, Any]]]:
         """Every checkpoint there is, the last saved first."""
@@ -148,10 +207,11 @@ class Checkpoints:
         saved = {path: float(about.get("saved", path.stat().st_mtime)) for path, about in found}
         return sorted(found, key=lambda each: saved[each[0]], reverse=True)
 
-    def _prune(self) -> None:
+    def _prune(self, best: int | None) -> None:
         own = [path for path, about in self._found() if about.get("job") == self.job]
         for path in own[self.keep_last :]:
-            shutil.rmtree(path, ignore_errors=True)
+            if not self.keep_best or path.name != f"step-{best}":
+                shutil.rmtree(path, ignore_errors=True)
 
     def clear_partial(self) -> None:
         """Delete what a killed process left half-written."""
@@ -212,12 +272,13 @@ class Checkpoints:
 
     def _load(self, path: Path, state: RunState) -> None:
         about = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        _set_tensors(state.student, load_file(path / "student.safetensors"))
+        set_tensors(state.student, load_file(path / "student.safetensors"))
         beside = load_file(path / "beside.safetensors")
         for i, part in enumerate(state.beside):
             own = {key.partition(".")[2]: value for key, value in beside.items() if key.partition(".")[0] == str(i)}
-            _set_tensors(part, own)
+            set_tensors(part, own)
         training = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
+        _spread(training["optimizer"], state.optimizer)
         state.optimizer.load_state_dict(training["optimizer"])
         if state.scheduler is not None:
             load = getattr(state.scheduler, "load_state_dict", None)
@@ -230,6 +291,7 @@ class Checkpoints:
         state.scaler.load_state_dict(training["scaler"])
         own = torch.load(path / "processes.pt", weights_only=True)[self.ranks.index]
         state.step, state.within, state.batches = about["step"], about["within"], own["batches"]
+        state.evaluations[:], state.best = about.get("evaluations", []), about.get("best")
         state.stream.load_state_dict(own["stream"], within=state.within)
         set_random_state(own["random"])
 
@@ -287,17 +349,59 @@ def shapes_of(model: nn.Module) -> str:
     return f"{type(model).__name__} of {number:,} parameters ({digest})"
 
 
-def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict on the CPU, every tensor with memory of its own."""
-    state = module.state_dict()
-    return {
-        name: value.detach().to("cpu", copy=True).contiguous()
-        for name, value in state.items()
-        if isinstance(value, Tensor) and not isinstance(value, UninitializedParameter)
-    }
+def _write(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    beside: Sequence[Mapping[str, Tensor]],
+    training: Mapping[str, Any],
+    every: list[Any],
+    about: Mapping[str, Any],
+) -> None:
+    save_file(_apart(weights), folder / "student.safetensors")
+    numbered = {f"{i}.{name}": value for i, part in enumerate(beside) for name, value in part.items()}
+    save_file(_apart(numbered), folder / "beside.safetensors")
+    torch.save(dict(training), folder / "training.pt")
+    torch.save(every, folder / "processes.pt")
+    (folder / _STATE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
+    (folder / _MANIFEST).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
 
 
-def _set_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor with memory of its own, as safetensors wants it."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone().contiguous() if place in seen else tensor.contiguous()
+        seen.add(place)
+    return apart
+
+
+def _told(value: Any, keep: bool, copied: bool) -> Any:
+    """A state with whole tensors; copies on the CPU if asked. A process that does not keep it only takes part."""
+    if isinstance(value, Tensor):
+        found = whole(value)
+        if not keep:
+            return None
+        return found.to("cpu", copy=True) if copied or found is not value else found
+    if isinstance(value, Mapping):
+        return {key: _told(item, keep, copied) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_told(item, keep, copied) for item in value)
+    return value
+
+
+def _spread(state: Any, optimizer: Optimizer) -> None:
+    """Spread an optimiser's state, in place, as its parameters are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, own in state["state"].items():
+        for name, value in own.items():
+            if isinstance(value, Tensor):
+                own[name] = spread_as(value, parameters[index])
+
+
+def set_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Load a state dict; what takes its shape from the first batch takes it from there."""
     for name, parameter in module.named_parameters():
         if isinstance(parameter, UninitializedParameter) and name in tensors:
@@ -307,7 +411,9 @@ def _set_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, tensors[name].to(buffer))
     lazy = [name for name, p in module.named_parameters() if isinstance(p, UninitializedParameter)]
-    missing, unexpected = module.load_state_dict(dict(tensors), strict=False)
+    own = module.state_dict()
+    spread = {name: spread_as(value, own.get(name)) for name, value in tensors.items()}
+    missing, unexpected = module.load_state_dict(spread, strict=False)
     if unexpected or set(missing) - set(lazy):
         raise CheckpointError(
             f"the checkpoint does not fit {type(module).__name__}: missing {missing}, unknown {list(unexpected)}"

@@ -6,22 +6,35 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ..configs import TrainingConfig
-from ..errors import DataError, count_of
-from ..feeding import length_of, require_batches
+from ..errors import ConfigError, DataError, EvaluationError, Problem, count_of
 from ..modes import modes_kept
 from ..ranks import Spare
 from ..types import Batch, LossReport
-from .checkpoint import Checkpoints, RunState, locked, save_student
+from .checkpoint import (
+    Checkpoints,
+    RunState,
+    locked,
+    save_best,
+    save_student,
+    set_tensors,
+    student_file,
+    weights_of,
+)
 from .devices import Placement
+from .evaluation import Evaluate, Evaluations
+from .faults import loader_explained, step_explained
 from .interruption import Interruption
+from .schedule import Schedule
+from .sharding import is_sharded, whole
 from .tracking import Tracker
+from .writing import Writer
 
 logger = logging.getLogger("textbrewer")
 
@@ -39,74 +52,6 @@ class Step(Protocol):
         """Called after each optimiser step with the part of the run that is done, in (0, 1]."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long a run is and when it saves.
-
-    Attributes:
-        total_steps: optimiser steps in all.
-        steps_per_epoch: optimiser steps of an epoch, or None when the run is counted in steps.
-        num_epochs: epochs, or None when the run is counted in steps.
-    """
-
-    total_steps: int
-    steps_per_epoch: int | None = None
-    num_epochs: int | None = None
-
-    @classmethod
-    def of(
-        cls,
-        config: TrainingConfig,
-        stream: Any,
-        num_epochs: int | None,
-        num_steps: int | None,
-        processes: int = 1,
-    ) -> Schedule:
-        """Plan a run; ``num_steps`` wins over ``num_epochs``.
-
-        Raises:
-            DataError: neither is given, one is below 1, or the loader is too short (or has no length with epochs).
-        """
-        for name, value in (("num_steps", num_steps), ("num_epochs", num_epochs)):
-            if value is not None and (value < 1 or value != int(value)):
-                raise DataError(f"train: expected a whole {name} >= 1, got {value}")
-        length = length_of(stream)
-        size, keep = config.gradient_accumulation_steps * processes, config.keep_last_accumulation
-        if num_steps is not None:
-            require_batches(length, 1, keep)
-            return cls(total_steps=num_steps)
-        if num_epochs is None:
-            raise DataError("train: expected num_epochs or num_steps, got neither")
-        if length is None:
-            raise DataError("train: the dataloader has no length, so epochs cannot be counted; give num_steps instead")
-        require_batches(length, config.gradient_accumulation_steps, keep, processes)
-        left_over = length % size
-        if left_over and not keep:
-            logger.warning(
-                "the last %s of every epoch %s no full accumulation and %s dropped, as in TextBrewer; "
-                "keep_last_accumulation=True uses them",
-                count_of(left_over, "batch").replace("batchs", "batches"),
-                "makes" if left_over == 1 else "make",
-                "is" if left_over == 1 else "are",
-            )
-        steps = -(-length // size) if keep else length // size
-        return cls(steps * num_epochs, steps, num_epochs)
-
-    def saves_at_all(self, config: TrainingConfig) -> bool:
-        """Whether some checkpoint is written."""
-        return self.steps_per_epoch is None or config.ckpt_frequency > 0
-
-    def saves_after(self, step: int, config: TrainingConfig) -> bool:
-        """Whether a checkpoint is written after optimiser step ``step`` (counted from 1)."""
-        if self.steps_per_epoch is None:
-            return step == self.total_steps or (config.ckpt_steps is not None and step % config.ckpt_steps == 0)
-        epoch, position = divmod(step - 1, self.steps_per_epoch)
-        if (epoch + 1) % config.ckpt_epoch_frequency and epoch + 1 != self.num_epochs:
-            return False
-        parts = config.ckpt_frequency
-        return position + 1 in {self.steps_per_epoch * part // parts for part in range(1, parts + 1)}
-
-
 class Engine:
     """Runs a step function over a stream of batches.
 
@@ -115,13 +60,25 @@ class Engine:
         state: what is trained and what trains it; set to a checkpoint's by ``resume``.
         placement: device and precision.
         job: what must be alike for a checkpoint to be gone on from.
+        evaluate: scores the student along the run.
+
+    Raises:
+        ConfigError: the config asks for what takes an ``evaluate``, or checkpoints, that there are not.
     """
 
     def __init__(
-        self, config: TrainingConfig, state: RunState, placement: Placement, job: Mapping[str, str] | None = None
+        self,
+        config: TrainingConfig,
+        state: RunState,
+        placement: Placement,
+        job: Mapping[str, str] | None = None,
+        evaluate: Evaluate | None = None,
     ) -> None:
         self.config, self.state, self.placement = config, state, placement
-        self.checkpoints = Checkpoints(config.output_dir, job or {}, placement.ranks, config.keep_last)
+        self.evaluations = Evaluations(config, evaluate, state.evaluations)
+        self.checkpoints = Checkpoints(
+            config.output_dir, job or {}, placement.ranks, config.keep_last, config.keep_best
+        )
 
     def run(
         self,
@@ -139,48 +96,129 @@ class Engine:
             NonFiniteLossError: a loss became NaN or infinite.
             DataError: the loader gives fewer batches than its length promised.
             CheckpointError: a checkpoint cannot be written or gone on from, or another run has the folder.
+            OutOfMemoryError: a step did not fit into memory.
         """
         saves = schedule.saves_at_all(self.config)
+        if self.config.load_best_model_at_end and not saves:
+            problem = Problem("load_best_model_at_end", "checkpoints to load from", "ckpt_frequency=0")
+            raise ConfigError("TrainingConfig", [problem])
+        writes = saves or self.evaluations.evaluate is not None
         with ExitStack() as running:
-            if saves and self.placement.is_main:
+            if writes and self.placement.is_main:
                 running.enter_context(locked(self.config.output_dir))
                 self.checkpoints.clear_partial()
             resumed = resume is not None and self.checkpoints.resume(self.state, resume)
+            write = running.enter_context(Writer(self.config.save_in_background))
             tracker = running.enter_context(self._tracker(self.state.batches if resumed else None))
             bar = running.enter_context(self._progress_bar(schedule))
             interruption = running.enter_context(Interruption(saves and self.config.save_state))
             self.state.optimizer.zero_grad()
             if resumed:
                 step.advance(self.state.step / schedule.total_steps)
-                if schedule.saves_after(self.state.step, self.config):
-                    # It may have been cut off in its callback.
-                    self._call(callback)
+                self._catch_up(schedule, tracker, callback)
             for window in self._windows(schedule):
-                self._accumulate(step, [_prepared(batch, batch_postprocessor) for batch in window], tracker)
-                norm = self._norm_of_gradients(max_grad_norm)
+                with step_explained(self.state.step, window):
+                    self._accumulate(step, [_prepared(batch, batch_postprocessor) for batch in window], tracker)
+                    norm = self._norm_of_gradients(max_grad_norm)
                 tracker.add_gradients(norm, step=self.state.step)
                 if tracker.due(self.state.step):
                     tracker.flush()
                     bar.set_postfix(_shown(tracker.latest), refresh=False)
-                self._take_step(norm)
+                with step_explained(self.state.step, window):
+                    self._take_step(norm)
                 self.state.step += 1
                 self.state.within = bool(schedule.steps_per_epoch is None or self.state.step % schedule.steps_per_epoch)
                 step.advance(self.state.step / schedule.total_steps)
                 bar.update()
-                due = schedule.saves_after(self.state.step, self.config)
                 asked = max(self.placement.ranks.gather(interruption.asked))
-                if due or asked:
-                    self._save(due)
+                self._look_back(schedule, tracker, write, bool(asked))
                 if asked:
                     interruption.leave(asked)
-                if due:
+                if schedule.saves_after(self.state.step, self.config):
                     self._call(callback)
             tracker.flush()
-            if self.state.step < schedule.total_steps:
+            write.wait()
+            if self.state.step < schedule.total_steps and not self.evaluations.has_stalled:
                 raise DataError(
                     f"the dataloader ended after {self.state.step} of {schedule.total_steps} optimiser steps"
                 )
+            self._finish()
             return self.state.step
+
+    def _catch_up(self, schedule: Schedule, tracker: Tracker, callback: Callable[..., Any] | None) -> None:
+        """What follows a checkpoint, which may have been cut off."""
+        done = self.state.step
+        if schedule.evaluates_after(done, self.config) and not self.evaluations.has(done):
+            self._evaluate(tracker)
+        if schedule.saves_after(done, self.config):
+            self._call(callback)
+
+    def _look_back(self, schedule: Schedule, tracker: Tracker, write: Writer, asked: bool) -> None:
+        """After a step: evaluate and save where that is due; save where it is asked for."""
+        done = self.state.step
+        due = schedule.saves_after(done, self.config)
+        try:
+            if schedule.evaluates_after(done, self.config):
+                self._evaluate(tracker)
+        finally:
+            # What was trained is kept even if its evaluation fails.
+            if due or asked:
+                self._save(due, write)
+
+    def _evaluate(self, tracker: Tracker) -> None:
+        """Evaluate the student, and keep it if it is the best so far.
+
+        Raises:
+            EvaluationError: it failed in the first process; there it is the error itself.
+        """
+        if self.evaluations.evaluate is None:
+            return
+        state, ranks = self.state, self.placement.ranks
+        scores: dict[str, float] = {}
+        failure: Exception | None = None
+        if self._in_every_process or self.placement.is_main:
+            try:
+                scores = self.evaluations.measured(state.student)
+            except Exception as error:
+                failure = error
+        scores, told = ranks.agree((scores, failure and f"{type(failure).__name__}: {failure}"))
+        if failure is not None:
+            raise failure
+        if told is not None:
+            raise EvaluationError(f"step {state.step}: the evaluation failed in the first process: {told}")
+        self.evaluations.add(state.step, scores)
+        tracker.add_scores(scores, batch=state.batches - 1)
+        best = self.evaluations.best
+        state.best = None if best is None else best["step"]
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        logger.info("step %d: %s%s", state.step, listed, ", the best so far" if state.best == state.step else "")
+        if self.config.keep_best and state.best == state.step:
+            weights = weights_of(state.student, self.placement.is_main)
+            if self.placement.is_main:
+                save_best(state.student, weights, self.config.output_dir)
+            ranks.wait()
+
+    @property
+    def _in_every_process(self) -> bool:
+        """Whether running the student takes all processes."""
+        return is_sharded(self.state.student)
+
+    def _finish(self) -> None:
+        """Say why a run ended early, and give the student its best weights if asked."""
+        best = self.state.best
+        if self.evaluations.has_stalled:
+            logger.info(
+                "stopped after step %d: %s without a better %s than at step %s",
+                self.state.step,
+                count_of(self.config.early_stopping_patience or 0, "evaluation"),
+                self.evaluations.metric,
+                best,
+            )
+        if not self.config.load_best_model_at_end or best in (None, self.state.step):
+            return
+        path = student_file(self.config.output_dir, best or 0)
+        set_tensors(self.state.student, torch.load(path, weights_only=True, map_location="cpu"))
+        logger.info("the student has the weights of step %d again, its best", best)
 
     def _accumulate(self, step: Step, window: list[Batch], tracker: Tracker) -> None:
         """Forward and backward of the micro-batches of one optimiser step."""
@@ -193,7 +231,17 @@ class Engine:
             self.state.scaler.scale(report.total).backward()
 
     def _windows(self, schedule: Schedule) -> Iterator[list[Batch]]:
-        """The micro-batches of each optimiser step; with steps, windows cross the end of the loader."""
+        """The micro-batches of each optimiser step; a loader whose workers are killed is explained."""
+        windows = self._read(schedule)
+        while not self.evaluations.has_stalled:
+            with loader_explained(self.state.batches):
+                window = next(windows, None)
+            if window is None:
+                return
+            yield window
+
+    def _read(self, schedule: Schedule) -> Iterator[list[Batch]]:
+        """As :meth:`_windows`; with steps, windows cross the end of the loader."""
         size, stream = self.config.gradient_accumulation_steps, self.state.stream
         left = schedule.total_steps - self.state.step
         if schedule.steps_per_epoch is None:
@@ -215,33 +263,46 @@ class Engine:
         if max_grad_norm > 0:
             state.scaler.unscale_(state.optimizer)
             norm = nn.utils.clip_grad_norm_(state.student.parameters(), max_grad_norm)
-            return None if state.scaler.is_enabled() else norm
+            return None if state.scaler.is_enabled() else whole(norm)
         if state.scaler.is_enabled():
             return None
-        return nn.utils.get_total_norm([p.grad for p in state.student.parameters() if p.grad is not None])
+        return whole(nn.utils.get_total_norm([p.grad for p in state.student.parameters() if p.grad is not None]))
 
     def _take_step(self, norm: Tensor | None) -> None:
         state = self.state
-        if norm is None or self.config.on_nonfinite == "stop" or bool(norm.isfinite()):
+        if norm is None or self.config.on_nonfinite == "stop":
             state.scaler.step(state.optimizer)
+        elif getattr(state.optimizer, "_step_supports_amp_scaling", False):
+            # Fused optimisers skip on the device, as GradScaler has them do: nothing waits.
+            optimizer: Any = state.optimizer
+            optimizer.grad_scale, optimizer.found_inf = None, (~norm.isfinite()).float()
+            try:
+                optimizer.step()
+            finally:
+                del optimizer.grad_scale, optimizer.found_inf
+        elif bool(norm.isfinite()):
+            state.optimizer.step()
         state.scaler.update()
         if state.scheduler is not None:
             state.scheduler.step()
         state.optimizer.zero_grad()
 
-    def _save(self, due: bool) -> None:
+    def _save(self, due: bool, write: Writer) -> None:
         """The student by itself where that is due, and all that is needed to go on."""
-        if due and self.placement.is_main:
-            path = save_student(self.state.student, self.config.output_dir, self.state.step)
-            logger.info("step %d: student saved to %s", self.state.step, path)
+        main, step = self.placement.is_main, self.state.step
+        weights = weights_of(self.state.student, main)
+        if due and main:
+            write(lambda: save_student(weights, self.config.output_dir, step))
+            logger.info("step %d: student saved to %s", step, student_file(self.config.output_dir, step))
         if self.config.save_state:
-            path = self.checkpoints.save(self.state)
+            path = self.checkpoints.save(self.state, weights, write, copied=self.config.save_in_background)
             if not due:
-                logger.warning("step %d saved to %s; train(..., resume='auto') goes on", self.state.step, path)
+                write.wait()
+                logger.warning("step %d saved to %s; train(..., resume='auto') goes on", step, path)
         self.placement.ranks.wait()
 
     def _call(self, callback: Callable[..., Any] | None) -> None:
-        if callback is not None and self.placement.is_main:
+        if callback is not None and (self._in_every_process or self.placement.is_main):
             # A callback evaluates; whatever mode it leaves behind, training goes on as before.
             with modes_kept(self.state.student):
                 callback(model=self.state.student, step=self.state.step)
@@ -280,4 +341,4 @@ def _shown(values: Mapping[str, float]) -> dict[str, str]:
     return {name.removeprefix("unweighted_"): f"{value:.4g}" for name, value in values.items()}
 
 
-__all__ = ["Engine", "Schedule", "Step"]
+__all__ = ["Engine", "Step"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,15 @@ from torch.nn.parameter import UninitializedParameter
 from ..errors import UnsupportedError
 from ..ranks import Ranks, Spare
 from ..types import LossReport
+from .sharding import is_sharded
 
 
 class ReplicatedStep:
     """A step whose gradients are averaged over the processes by PyTorch's ``DistributedDataParallel``.
 
     What is replicated is the whole step from batch to loss, so that whichever parameters a loss leaves out are known,
-    and projections are averaged with the student. Teachers are no part of it.
+    and projections are averaged with the student. Teachers are no part of it, nor is a sharded student, which averages
+    its gradients itself.
 
     Args:
         step: of this process.
@@ -46,17 +48,25 @@ class ReplicatedStep:
         options = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
         own_buffers: dict[str, Any] = {name: False}
+        whole = _Whole(step, [module for module in trained if not is_sharded(module)])
         # Poolers, heads of other tasks and layers above the last matched one get no gradient: that is looked for.
-        self.replica = DistributedDataParallel(_Whole(step, trained), find_unused_parameters=True, **own_buffers)
+        self.replica: nn.Module | None = None
+        if any(parameter.requires_grad for parameter in whole.parameters()):
+            self.replica = DistributedDataParallel(whole, find_unused_parameters=True, **own_buffers)
         self._left = 0
 
     def __call__(self, batch: Any, share: Any) -> LossReport:
         self._left -= 1
         spare = isinstance(batch, Spare)
+        forward = self.step if self.replica is None else self.replica
         # The gradients of accumulated batches travel once, with the last of them.
-        with self.replica.no_sync() if self._left else nullcontext():
-            report: LossReport = self.replica(batch.batch if spare else batch, share)
+        with self._at_home() if self._left else nullcontext():
+            report: LossReport = forward(batch.batch if spare else batch, share)
         return replace(report, total=report.total * (0 if spare else self.ranks.number))
+
+    def _at_home(self) -> AbstractContextManager[Any]:
+        no_sync: Any = getattr(self.replica, "no_sync", nullcontext)
+        return no_sync()  # type: ignore[no-any-return]
 
     def share(self, window: list[Any]) -> Any:
         self._left = len(window)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -65,6 +65,12 @@ class Tracker:
         """Keep the norm of an optimiser step's gradients; None where it is not known."""
         if norm is not None:
             self._norms.append((step, norm))
+
+    def add_scores(self, scores: Mapping[str, float], *, batch: int) -> None:
+        """Write the scores of an evaluation after micro-batch ``batch``."""
+        if self._writer is not None:
+            for name, value in scores.items():
+                self._writer.add_scalar(f"evaluation/{name}", value, batch)
 
     def due(self, step: int) -> bool:
         """Whether it is time to read; the first step always is, so that a broken start is seen at once."""
@@ -144,8 +150,13 @@ def _values(report: LossReport) -> list[Tensor]:
 def _describe(values: dict[str, float], step: int) -> str:
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     listed = ", ".join(f"{name}={value:g}" for name, value in values.items())
+    unlabelled = (
+        "A model's own loss is NaN where all labels of a batch are masked (-100): leave such batches out. "
+        if any("hard_label" in name for name in broken)
+        else ""
+    )
     return (
         f"optimiser step {step + 1}: {', '.join(broken)} is not finite ({listed}). "
         "The weights of the student before this step are kept on a CPU; on an accelerator up to log_every steps "
-        "may have been taken since. Check the inputs, lower the learning rate, or clip with max_grad_norm"
+        f"may have been taken since. {unlabelled}Check the inputs, lower the learning rate, or clip with max_grad_norm"
     )

@@ -90,7 +90,7 @@ def unit_of(loss: Callable[..., Any]) -> str:
     >>> unit_of(functools.partial(jsd_loss, beta=0.1))
     'logit_rows'
     """
-    loss = _innermost(loss)
+    loss = function_of(loss)
     return str(getattr(loss, "count_unit", "") or COUNT_UNITS.get(loss, ""))
 
 
@@ -100,13 +100,26 @@ def needs_labels(loss: Callable[..., Any]) -> bool:
     >>> needs_labels(StandardisedLoss(functools.partial(dkd_loss, beta=2.0))), needs_labels(kl_loss)
     (True, False)
     """
-    return _innermost(loss) in NEEDS_LABELS
+    return function_of(loss) in NEEDS_LABELS
 
 
-def _innermost(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that partials and wrappers end up calling."""
+def needs_index(loss: Callable[..., Any]) -> bool:
+    """Whether a loss takes the ``index`` of each row, which example of the data it is.
+
+    >>> needs_index(CRDLoss(2, 4, 4)), needs_index(hid_mse_loss)
+    (True, False)
+    """
+    return bool(getattr(function_of(loss), "needs_index", False))
+
+
+def function_of(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that partials and wrappers end up calling.
+
+    >>> function_of(StandardisedLoss(functools.partial(jsd_loss, beta=0.1))) is jsd_loss
+    True
+    """
     inner = loss.func if isinstance(loss, functools.partial) else getattr(loss, "__wrapped__", None)
-    return loss if inner is None else _innermost(inner)
+    return loss if inner is None else function_of(inner)
 
 
 __all__ = [
@@ -137,6 +150,7 @@ __all__ = [
     "focal_kl_loss",
     "fsp_loss",
     "full_precision",
+    "function_of",
     "gram_valid_loss",
     "hid_mse_loss",
     "hidden_mse_valid_loss",
@@ -151,6 +165,7 @@ __all__ = [
     "masked_mean",
     "mmd_loss",
     "mmd_valid_loss",
+    "needs_index",
     "needs_labels",
     "nst_gaussian_loss",
     "nst_polynomial_loss",

@@ -232,5 +232,5 @@ def _require_divided(pair_S: tuple[Tensor, Tensor], pair_T: tuple[Tensor, Tensor
         fitting = [number for number in range(1, common + 1) if common % number == 0]
         raise MatchError(
             f"{loss}: {heads} relation heads do not divide the widths {widths[0]} (student) and {widths[2]} (teacher); "
-            f"take RelationLoss(heads, {loss!r}) with heads one of {fitting}"
+            f"write loss: [{loss!r}, heads] with heads one of {fitting}"
         )

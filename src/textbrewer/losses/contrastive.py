@@ -30,9 +30,9 @@ class CRDLoss(nn.Module):
     epochs of fine-tuning holds mostly what it began with.
 
     A call is a mean over its micro-batch, and under several processes each has a memory of its own. Memory, constants
-    and maps are in ``state_dict()``; the maps are to be trained with the student. ``index`` says which example a row
-    is, so that the loss is not one of :data:`textbrewer.MATCH_LOSS_MAP`: give an object of it where the batch carries
-    that.
+    and maps are in ``state_dict()``; the maps are trained with the student. In a match write ``["crd", examples,
+    width_S, width_T]`` or give an object; ``index``, which example a row is, comes from the adaptor of the student, or
+    from a column of that name in the batch, which the models are not fed.
 
     Args:
         examples: N, how many examples the data have.

@@ -11,13 +11,14 @@ from torch.nn.functional import softplus
 from torch.nn.parameter import UninitializedParameter
 
 from ..errors import MatchError
+from ..projections import Unshaped
 from ._reduce import full_precision, masked_mean
 from .features import _both, _optional_mask, _require_same
 
 _LEAST_VARIANCE = 1e-5
 
 
-class VariationalLoss(nn.Module):
+class VariationalLoss(Unshaped):
     """Negative log-likelihood of the teacher's features under a Gaussian (``count``: tokens).
 
     ``mean over valid tokens and width of ½ (log σ² + (T − μ)² / σ²)``, without the constant ``½ log 2π``;

@@ -14,11 +14,12 @@ from torch.optim import Optimizer
 
 from ..configs import IntermediateMatch
 from ..presets import MATCH_LOSS_MAP, PROJ_MAP
+from ..projections import Unshaped
 
 logger = logging.getLogger("textbrewer")
 
 
-class AutoProjection(nn.Module):
+class AutoProjection(Unshaped):
     """A linear projection whose widths are those of the first features it sees; none where they are equal."""
 
     def __init__(self) -> None:
@@ -87,6 +88,7 @@ class MatchLosses(nn.ModuleList):
     """The losses of matches; those that are modules are trained with the student, or keep their state.
 
     ``for_match[i]`` is the loss of match ``i``. A class in the table of losses becomes an object for each match.
+    What else is trained with a lesson, such as a balance of its terms, may be appended.
     """
 
     def __init__(self, matches: Sequence[IntermediateMatch]) -> None:
@@ -97,7 +99,7 @@ class MatchLosses(nn.ModuleList):
 
     def extend_by(self, match: IntermediateMatch) -> None:
         """Add the loss of one more match; an object that several matches share is one."""
-        named = MATCH_LOSS_MAP[match.loss] if isinstance(match.loss, str) else match.loss
+        named = match.loss if callable(match.loss) else MATCH_LOSS_MAP[match.loss]
         loss = named() if isinstance(named, type) else named
         if isinstance(loss, nn.Module) and not any(loss is known for known in self):
             self.append(loss)
@@ -105,8 +107,9 @@ class MatchLosses(nn.ModuleList):
 
     @contextmanager
     def trained_by(self, optimizer: Optimizer) -> Iterator[None]:
-        """Add a parameter group for each loss that has parameters, and take them out again at the end."""
-        with lent_to(optimizer, ((loss, {}) for loss in self)):
+        """Add a parameter group for each loss that has parameters, with its ``group_options`` if it has any, and take
+        them out again at the end."""
+        with lent_to(optimizer, ((loss, getattr(loss, "group_options", {})) for loss in self)):
             yield
 
 

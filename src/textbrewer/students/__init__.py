@@ -5,6 +5,7 @@ from .build import StudentReport, build_student, build_student_with_report
 from .heads import Head, StudentOutput
 from .multi_task import MultiTaskStudent
 from .presets import STUDENT_PRESETS
+from .vocabulary import PrunedVocabulary, prune_vocabulary
 
 __all__ = [
     "STUDENT_PRESETS",
@@ -12,8 +13,10 @@ __all__ = [
     "BiGRUStudent",
     "Head",
     "MultiTaskStudent",
+    "PrunedVocabulary",
     "StudentOutput",
     "StudentReport",
     "build_student",
     "build_student_with_report",
+    "prune_vocabulary",
 ]

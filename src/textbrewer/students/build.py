@@ -13,14 +13,16 @@ import torch
 from torch import nn
 
 from ..configs import StudentConfig
-from ..errors import StudentError, UnknownNameError, count_of, did_you_mean
+from ..errors import StudentError, UnknownNameError, count_of, did_you_mean, one_of
 from ..matching.layers import layer_list
 from . import bigru
+from .narrowing import NARROWING, Rows, narrow
 from .presets import preset
 
 logger = logging.getLogger("textbrewer")
 
 _FEED_FORWARD = ("intermediate_size", "hidden_dim")
+_OWN_SOURCES = ("teacher", "random", *NARROWING)
 _HEADS = (
     "Model",
     "ForSequenceClassification",
@@ -50,12 +52,13 @@ class StudentReport:
     """What a student was made of.
 
     Attributes:
-        copied: names of the student's tensors, and the teacher's tensor each was copied from.
+        copied: names of the student's tensors, and the teacher's tensor each was copied from; of a narrowed student
+            also its shapes: ``"bert.pooler.dense.weight, [312, 312] of [768, 768]"``.
         fresh: names of the tensors with random weights (or from the checkpoint, where ``source`` names one).
         layers: the teacher layer that each student layer started from; empty where nothing was copied.
         teacher_parameters: parameters of the teacher.
         student_parameters: parameters of the student.
-        source: ``"teacher"``, ``"random"`` or the checkpoint.
+        source: ``"teacher"``, ``"importance"``, ``"svd"``, ``"random"`` or the checkpoint.
     """
 
     copied: dict[str, str]
@@ -68,9 +71,10 @@ class StudentReport:
     def __str__(self) -> str:
         smaller = self.teacher_parameters / max(self.student_parameters, 1)
         text = f"student: {self.student_parameters:,} parameters, {smaller:.1f} x fewer than its teacher; "
-        if self.source not in ("teacher", "random"):
+        if self.source not in _OWN_SOURCES:
             return text + f"weights from {self.source}"
-        text += f"{count_of(len(self.copied), 'tensor')} copied, {len(self.fresh)} random"
+        how = f" (narrowed by {self.source})" if self.source in NARROWING else ""
+        text += f"{count_of(len(self.copied), 'tensor')} copied{how}, {len(self.fresh)} random"
         if self.layers:
             text += f"; its layers start from teacher layers {self.layers}"
         if self.copied and self.fresh:
@@ -79,22 +83,34 @@ class StudentReport:
 
 
 def build_student(
-    teacher: nn.Module, config: StudentConfig | str, *, init: str | None = None, seed: int | None = None
+    teacher: nn.Module,
+    config: StudentConfig | str,
+    *,
+    init: str | None = None,
+    seed: int | None = None,
+    rows: Rows | None = None,
 ) -> Any:
     """A smaller model of the teacher's class; see :func:`build_student_with_report`, whose report is logged."""
-    student, report = build_student_with_report(teacher, config, init=init, seed=seed)
+    student, report = build_student_with_report(teacher, config, init=init, seed=seed, rows=rows)
     logger.info("%s", report)
     return student
 
 
 def build_student_with_report(
-    teacher: nn.Module, config: StudentConfig | str, *, init: str | None = None, seed: int | None = None
+    teacher: nn.Module,
+    config: StudentConfig | str,
+    *,
+    init: str | None = None,
+    seed: int | None = None,
+    rows: Rows | None = None,
 ) -> tuple[Any, StudentReport]:
     """A smaller model of the teacher's class, and what it was made of.
 
     With the teacher's width, chosen layers, the embeddings, the head and everything else of the same name and shape
-    are copied from the teacher. A student of another width starts with random weights. Labels and the other settings
-    of the teacher's config are kept; the teacher is not changed. The student is returned in eval mode.
+    are copied from the teacher. A student of another width starts with random weights, or with the teacher's narrowed:
+    ``init="importance"`` chooses heads, neurons and dimensions, ``init="svd"`` chooses heads and neurons and projects
+    the hidden states, both in models with layers like BERT's. Labels and the other settings of the teacher's config are
+    kept; the teacher is not changed. The student is returned in eval mode.
 
     With ``family`` the student is of the class with the teacher's head in another family of Transformers, and its
     weights are random: ``"ELECTRA-small"`` of a ``BertForTokenClassification`` is an ``ElectraForTokenClassification``
@@ -106,9 +122,12 @@ def build_student_with_report(
         config: the student's size, or the name of a preset.
         init: overrides ``config.init``.
         seed: makes random weights repeatable, and leaves the global random state alone.
+        rows: batches as the teacher takes them, with labels or without, by which a narrowed student measures what is
+            important; some tens of rows do. None judges by the weights.
 
     Raises:
-        StudentError: the teacher has no layers to choose from, the sizes do not fit, or the family lacks the head.
+        StudentError: the teacher has no layers to choose from, the sizes do not fit, the family lacks the head, or
+            ``rows`` are given and nothing is narrowed.
         UnknownNameError: there is no such preset or family.
     """
     wanted = preset(config) if isinstance(config, str) else config
@@ -118,12 +137,13 @@ def build_student_with_report(
             f"build_student: expected a Transformers encoder, got {type(teacher).__name__} without a config that has "
             "num_hidden_layers; build other students yourself: any nn.Module can be distilled"
         )
+    _require_narrowing_fits(teacher.config, wanted, source, rows)
     chosen: list[int] = []
     with seeded(seed):
         if wanted.family == "bigru":
             student, copied = bigru.student_of(teacher, wanted, source)
         else:
-            student, copied, chosen = _encoder_of(teacher, wanted, source)
+            student, copied, chosen = _encoder_of(teacher, wanted, source, rows)
     if wanted.freeze_embeddings:
         student.get_input_embeddings().requires_grad_(False)
     fresh = [name for name in student.state_dict() if name not in copied]
@@ -132,20 +152,37 @@ def build_student_with_report(
     return student.eval(), StudentReport(copied, fresh, chosen, counts[0], counts[1], label)
 
 
-def _encoder_of(teacher: Any, wanted: StudentConfig, source: str) -> tuple[Any, dict[str, str], list[int]]:
+def _require_narrowing_fits(given: Any, wanted: StudentConfig, source: str, rows: Rows | None) -> None:
+    if source in NARROWING and not _same_family(given, wanted):
+        raise StudentError(
+            f"build_student: init={source!r} narrows the teacher's own layers, got family={wanted.family!r}; leave "
+            "family out, or use another init"
+        )
+    if rows is not None and source not in NARROWING:
+        raise StudentError(
+            f"build_student: rows= are for {one_of(NARROWING)}, got init={source!r}; leave rows out, or change init"
+        )
+
+
+def _encoder_of(
+    teacher: Any, wanted: StudentConfig, source: str, rows: Rows | None
+) -> tuple[Any, dict[str, str], list[int]]:
     """A Transformers student, what of it was copied, and the teacher layers that its layers start from."""
     given = teacher.config
     same_family = _same_family(given, wanted)
     narrower = wanted.hidden_size not in (None, given.hidden_size)
-    copying = source == "teacher" and same_family and not narrower
+    narrowing = source in NARROWING
+    copying = narrowing or (source == "teacher" and same_family and not narrower)
     prefix = _layers_of(teacher) if same_family else ""
     chosen = _chosen_layers(wanted, given.num_hidden_layers, required=copying)
     sized = _sized_config(teacher, wanted, chosen)
     model_class = type(teacher) if same_family else _counterpart(teacher, sized)
-    student = model_class(sized) if source in ("teacher", "random") else _from_checkpoint(model_class, source, sized)
+    student = model_class(sized) if source in _OWN_SOURCES else _from_checkpoint(model_class, source, sized)
     student = student.to(next(teacher.parameters()).dtype)
     if not copying:
         return student, {}, []
+    if narrowing:
+        return student, narrow(teacher, student, prefix, chosen, source, rows), chosen
     return student, _copy_weights(teacher, student, prefix, chosen), chosen
 
 

@@ -36,7 +36,8 @@ def model_class_in(folder: str | Path) -> Any:
     except ImportError:
         raise MissingDependencyError("transformers", "hf", f"loading {folder}") from None
     found = getattr(transformers, str(name), None)
-    if found is None:
+    # A config is data: it names a model class, not whatever else Transformers has.
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         raise StudentError(f"{folder}: {CONFIG_FILE} names the model class {name!r}, which Transformers does not have")
     return found
 

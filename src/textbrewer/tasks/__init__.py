@@ -1,12 +1,16 @@
 """What a task needs around a model: rows, batches, what its outputs mean, scores and predictions."""
 
 from .adaptor import TaskAdaptor
-from .data import FORMATS, DataReport, Finding, Lengths, Rows, Table, read
+from .data import FORMATS, Corpus, DataReport, Finding, Lengths, Rows, Table, read
 from .encoded import Encoded
 from .glue import GLUE, glue_task
+from .masked_lm import MaskedLM
 from .multi_label import MultiLabelClassification
 from .question_answering import QuestionAnswering
+from .ranking import PairwiseRanking
 from .regression import TextRegression
+from .sentence_embedding import SentenceEmbedding
+from .streaming import CorpusLoader
 from .task import Task
 from .text_classification import TextClassification
 from .token_classification import TokenClassification
@@ -17,6 +21,9 @@ TASKS: dict[str, type[Task]] = {
     "text_regression": TextRegression,
     "token_classification": TokenClassification,
     "question_answering": QuestionAnswering,
+    "masked_lm": MaskedLM,
+    "sentence_embedding": SentenceEmbedding,
+    "ranking": PairwiseRanking,
 }
 """Tasks by the name that recipes use; their arguments are the keys of ``task`` there."""
 
@@ -24,13 +31,18 @@ __all__ = [
     "FORMATS",
     "GLUE",
     "TASKS",
+    "Corpus",
+    "CorpusLoader",
     "DataReport",
     "Encoded",
     "Finding",
     "Lengths",
+    "MaskedLM",
     "MultiLabelClassification",
+    "PairwiseRanking",
     "QuestionAnswering",
     "Rows",
+    "SentenceEmbedding",
     "Table",
     "Task",
     "TaskAdaptor",

@@ -12,6 +12,7 @@ from ..errors import AdaptorError, DataError
 from ..feeding import accepts, named_inputs
 from ..types import Batch
 from .encoded import TARGETS
+from .groups import COLUMNS, PRESENT, sequences_of
 
 if TYPE_CHECKING:
     from .task import Task
@@ -32,24 +33,33 @@ class TaskAdaptor(TransformersAdaptor):
         model: the model whose outputs are read.
         features: the intermediate features that matches read: ``"hidden"``, ``"attention"``.
         teacher: True leaves the loss out.
+        logits: False leaves the logits out too, where matches alone are learned from.
     """
 
     def __init__(
-        self, task: Task, model: nn.Module, features: frozenset[str] = frozenset(), *, teacher: bool = False
+        self,
+        task: Task,
+        model: nn.Module,
+        features: frozenset[str] = frozenset(),
+        *,
+        teacher: bool = False,
+        logits: bool = True,
     ) -> None:
         super().__init__(model, features, teacher=teacher)
         self.task = task
+        self.gives_logits = logits
         self.positions = positions_of(model)
 
     def feed(self, batch: Batch) -> Batch:
-        """The batch without labels and masks of logits.
+        """The batch without labels and masks of logits; of rows with several sequences, the sequences.
 
         Raises:
             DataError: its rows are longer than the model has positions.
         """
         if not isinstance(batch, Mapping):
             return batch
-        ids = batch.get("input_ids")
+        shown = sequences_of(batch)
+        ids = shown.get("input_ids")
         if self.positions is not None and isinstance(ids, Tensor) and ids.shape[-1] > self.positions:
             raise DataError(
                 f"the batch has {ids.shape[-1]} tokens a row, and {type(self.model).__name__} takes {self.positions}; "
@@ -57,19 +67,21 @@ class TaskAdaptor(TransformersAdaptor):
             )
         return {
             key: value
-            for key, value in batch.items()
-            if key not in (*TARGETS, MASK) and (key != "token_type_ids" or accepts(self.model, key))
+            for key, value in shown.items()
+            if key not in (*TARGETS, *_UNFED) and (key != "token_type_ids" or accepts(self.model, key))
         }
 
     def read(self, batch: Batch) -> Batch:
-        """What of the batch the outputs depend on: what the model is fed, and the mask of its logits."""
+        """What of the batch the outputs depend on: what the model is fed, and what is masked of its logits."""
         fed = self.feed(batch)
-        return {**fed, MASK: batch[MASK]} if isinstance(batch, Mapping) and MASK in batch else fed
+        if not isinstance(batch, Mapping):
+            return fed
+        return {key: value for key, value in batch.items() if key in fed or key in (MASK, PRESENT)}
 
     @property
     def cache_key(self) -> str:
         """Tells a teacher cache what this adaptor makes of a model's outputs; masks stand in the batch."""
-        return f"task {self.task.name}"
+        return self.task.cache_key
 
     def masks(self, batch: Batch) -> dict[str, Any]:
         """What of the batch is real, without running the model."""
@@ -82,21 +94,32 @@ class TaskAdaptor(TransformersAdaptor):
         Raises:
             AdaptorError: there are none.
         """
-        found = super().__call__(batch, model_outputs)
+        found = self._found(batch, model_outputs)
         if "logits" not in found:
-            raise AdaptorError(f"{type(self.model).__name__} gives no logits; this task's head is {self.task.head}")
+            raise AdaptorError(
+                f"{type(self.model).__name__} gives no logits; this task's head is {self.task.model_class}"
+            )
         return found["logits"]
 
     def __call__(self, batch: Batch, model_outputs: Any) -> dict[str, Any]:
         """The adaptor itself: ``(batch, model_outputs) -> dict``."""
-        found = super().__call__(batch, model_outputs)
-        kept = {key: value for key, value in found.items() if key not in ("losses", "labels", "logits_mask")}
-        if "logits" not in found:
+        found = self._found(batch, model_outputs)
+        kept = {key: value for key, value in found.items() if key in ("hidden", "attention", "inputs_mask")}
+        if "logits" not in found or not self.gives_logits:
             return kept  # of a teacher that stopped at a hidden state, say
         learned = self.task.learned(found["logits"], named_inputs(self.model, batch))
         if self.teacher:
             learned.pop("losses", None)
         return {**kept, **learned}
+
+    def _found(self, batch: Batch, model_outputs: Any) -> dict[str, Any]:
+        """What is in the outputs, the logits as the task reads them."""
+        found = super().__call__(sequences_of(batch) if isinstance(batch, Mapping) else batch, model_outputs)
+        logits = self.task.logits_of(found.pop("logits", None), model_outputs, named_inputs(self.model, batch))
+        return found if logits is None else {**found, "logits": logits}
+
+
+_UNFED = (MASK, PRESENT, COLUMNS)
 
 
 def positions_of(model: nn.Module) -> int | None:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import DataError
+from ..feeding import sides
 from .data import DataReport, Row
 
 Feature: TypeAlias = dict[str, Any]
-"""What one row of a batch is made of: ``input_ids`` and others as NumPy arrays, labels as numbers or arrays."""
+"""What one row of a batch is made of: ``input_ids`` and others as NumPy arrays, labels as numbers or arrays.
+
+Where teacher and student read something else, it is ``{"teacher": feature, "student": feature}``.
+"""
+
+Index: TypeAlias = int | tuple[int, int]
+"""Which feature; or which, and the number of the pass for which it is made anew."""
+
+Collate: TypeAlias = Callable[[Sequence[Feature]], dict[str, Any]]
+"""Makes a batch of features."""
 
 TARGETS = ("labels", "start_positions", "end_positions")
 """The names of labels in a batch."""
+
+SEQUENCES = "sequences"
+"""The key of a feature that has several sequences."""
 
 UNLABELLED = -100
 """Stands for a class or a position that is not known; no loss counts it."""
@@ -43,12 +57,13 @@ class Padding:
     Args:
         tokenizer: its padding token, side and token type.
         by_token: the keys, besides the tokenizer's own, that have a value for each token.
+        length: how long a batch is at least.
 
     Raises:
         DataError: the tokenizer has no padding token.
     """
 
-    def __init__(self, tokenizer: Any, by_token: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Any, by_token: Sequence[str] = (), length: int = 0) -> None:
         if tokenizer.pad_token_id is None:
             raise DataError(
                 f"{type(tokenizer).__name__} has no padding token; set one, e.g. "
@@ -57,6 +72,7 @@ class Padding:
         self.fills = {key: UNLABELLED if key in TARGETS else 0 for key in by_token}
         self.fills |= {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         self.left = tokenizer.padding_side == "left"
+        self.length = length
 
     def __call__(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         masks = [np.ones(len(feature["input_ids"])) for feature in features]
@@ -67,19 +83,35 @@ class Padding:
             if key in self.fills:
                 batch[key] = self._padded(values, self.fills[key])
             else:
-                batch[key] = _tensor(np.asarray(values))
+                batch[key] = tensor_of(values)
         return batch
 
     def _padded(self, values: Sequence[Any], fill: int) -> Tensor:
-        longest = max(len(value) for value in values)
+        longest = max(self.length, *(len(value) for value in values))
         padded = np.full((len(values), longest), fill, dtype=np.int64)
         for row, value in zip(padded, values, strict=True):
             row[longest - len(value) if self.left else 0 :][: len(value)] = value
         return torch.from_numpy(padded)
 
 
-def _tensor(values: Any) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64))
+def tensor_of(values: Sequence[Any]) -> Tensor:
+    """Numbers or arrays of one shape as a tensor."""
+    array = np.asarray(values)
+    return torch.from_numpy(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
+
+
+@dataclass(frozen=True)
+class TwoSides:
+    """Collates features of two sides, each as its own tokenizer has them."""
+
+    teacher: Collate
+    student: Collate
+
+    def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
+        return {
+            "teacher": self.teacher([feature["teacher"] for feature in features]),
+            "student": self.student([feature["student"] for feature in features]),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,24 +126,32 @@ class Encoded(Dataset[Feature]):
         parts: what each feature shows.
         padding: makes batches.
         report: of the rows, now with their lengths.
+        varies: whether features are made anew in each pass of :meth:`loader`; by index they are always the same.
     """
 
     rows: Sequence[Row]
     features: Sequence[Feature]
     parts: Sequence[Part]
-    padding: Padding
+    padding: Collate
     report: DataReport = field(repr=False)
+    varies: bool = False
 
     def __len__(self) -> int:
         return len(self.features)
 
-    def __getitem__(self, index: int) -> Feature:
-        return self.features[index]
+    def __getitem__(self, index: Index) -> Feature:
+        return self.features[index]  # type: ignore[index]
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each feature, for :class:`~textbrewer.LengthGroupedBatches`."""
-        return [len(feature["input_ids"]) for feature in self.features]
+        """Tokens of each feature, of its longest sequence, for :class:`~textbrewer.LengthGroupedBatches`."""
+        students = (sides(feature).student for feature in self.features)
+        return [max(len(s["input_ids"]) for s in own.get(SEQUENCES, [own])) for own in students]
+
+    @property
+    def sequences(self) -> int:
+        """How many a student reads of each feature."""
+        return int(getattr(_side(self.padding, "student"), "number", 1))
 
     def loader(self, batch_size: int, *, shuffle_seed: int | None = None, **options: Any) -> DataLoader[Feature]:
         """Batches padded to their longest row.
@@ -124,22 +164,94 @@ class Encoded(Dataset[Feature]):
         Raises:
             DataError: there are no rows.
         """
-        if not self.features:
+        if not len(self):
             raise DataError("loader: there are no rows")
         generator = None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
-        return DataLoader(
-            self,
-            batch_size,
-            shuffle=shuffle_seed is not None,
-            generator=generator,
-            collate_fn=self.padding,
-            **options,
-        )
+        if self.varies:
+            options["sampler"] = Passes(len(self), generator)
+        else:
+            options |= {"shuffle": generator is not None, "generator": generator}
+        return DataLoader(self, batch_size, collate_fn=self.padding, **options)
 
     def without_labels(self) -> Encoded:
         """The same texts, to learn from a teacher alone."""
-        features = [{key: value for key, value in f.items() if key not in TARGETS} for f in self.features]
-        return replace(self, features=features, report=replace(self.report, labelled=0, labels={}))
+        report = replace(self.report, labelled=0, labels={})
+        return replace(self, features=Made(len(self), partial(_unlabelled_of, self.features)), report=report)
+
+
+class Made(Sequence[Feature]):
+    """Features that are made when they are asked for.
+
+    Args:
+        number: how many there are.
+        make: a feature from its :data:`Index`.
+    """
+
+    def __init__(self, number: int, make: Callable[[Index], Feature]) -> None:
+        self.number, self.make = number, make
+
+    def __len__(self) -> int:
+        return self.number
+
+    @overload
+    def __getitem__(self, index: Index) -> Feature: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Feature]: ...
+    def __getitem__(self, index: Index | slice) -> Feature | list[Feature]:
+        if isinstance(index, slice):
+            return [self.make(place) for place in range(self.number)[index]]
+        return self.make(range(self.number)[index] if isinstance(index, int) else index)
+
+
+def _unlabelled_of(features: Sequence[Feature], index: Any) -> Feature:
+    return _unlabelled(features[index])
+
+
+def _unlabelled(feature: Mapping[str, Any]) -> Feature:
+    kept = {key: value for key, value in feature.items() if key not in TARGETS}
+    return {key: _unlabelled(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
+
+
+class Passes(Sampler[tuple[int, int]]):
+    """Every feature once a pass, each with a number that is drawn for the pass.
+
+    Args:
+        number: of features.
+        generator: of the numbers and of the order; None keeps the order, and draws the numbers from a seed of its own.
+    """
+
+    def __init__(self, number: int, generator: torch.Generator | None) -> None:
+        self.number, self.shuffles = number, generator is not None
+        # By this name a stream of batches finds what to put back where it goes on in the middle of a pass.
+        self.generator = generator or torch.Generator().manual_seed(0)
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        drawn = drawn_number(self.generator)
+        order = torch.randperm(self.number, generator=self.generator).tolist() if self.shuffles else range(self.number)
+        return ((place, drawn) for place in order)
+
+
+def drawn_number(generator: torch.Generator) -> int:
+    """A number that tells one pass from another."""
+    return int(torch.randint(2**62, (), generator=generator))
+
+
+def two_sided(of_teacher: Encoded, of_student: Encoded) -> Encoded:
+    """The same rows encoded once for each side; the teacher's go without labels."""
+    features: list[Feature] = [
+        {"teacher": sides(theirs).teacher, "student": sides(mine).student}
+        for theirs, mine in zip(of_teacher.without_labels().features, of_student.features, strict=True)
+    ]
+    padding = TwoSides(_side(of_teacher.padding, "teacher"), _side(of_student.padding, "student"))
+    return replace(of_student, features=features, padding=padding)
+
+
+def _side(padding: Collate, side: str) -> Collate:
+    found: Collate = getattr(padding, side) if isinstance(padding, TwoSides) else padding
+    return found
 
 
 def chunks(rows: Sequence[Row], size: int = 1000) -> Iterable[Sequence[Row]]:

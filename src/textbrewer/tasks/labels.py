@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeAlias
 
@@ -80,3 +81,15 @@ def in_order(texts: Iterable[str]) -> list[str]:
     ['9', '10', 'a']
     """
     return sorted(set(texts), key=lambda text: (0, int(text), "") if text.isdecimal() else (1, 0, text))
+
+
+def number_in(value: Any, faults: Tally, place: str) -> float | None:
+    """The number in a cell; None, with a note in ``faults``, where there is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    faults.add(f"label {value!r}, which is no number", place)
+    return None

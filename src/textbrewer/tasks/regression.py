@@ -12,6 +12,7 @@ from ..configs._base import config_class
 from ..losses import full_precision, masked_mean
 from .data import Row
 from .encoded import Encoded
+from .labels import number_in
 from .scores import number_scores
 from .task import Reading
 from .texts import TextTask
@@ -54,14 +55,7 @@ class TextRegression(TextTask):
 
     def label_of(self, value: Any, reading: Reading) -> float | None:
         """The number."""
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-        reading.faults.add(f"label {value!r}, which is no number", reading.place)
-        return None
+        return number_in(value, reading.faults, reading.place)
 
     def counted(self, rows: Sequence[Row]) -> dict[str, int]:
         """Numbers are not counted."""

@@ -1,4 +1,4 @@
-"""How good predictions are: classes, sets of classes, numbers and entities. All scores are between -1 and 1."""
+"""How good predictions are: classes, sets of classes, numbers, entities, rankings. All scores are from -1 to 1."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import numpy as np
 
 from ..errors import DataError
 from ._needed import needed
+
+_DEPTH = 10
+"""How far down a ranking its reader looks."""
 
 
 def class_scores(true: Sequence[int], predicted: Sequence[int], classes: int) -> dict[str, float]:
@@ -107,6 +110,52 @@ def entity_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
                 "accuracy": seqeval.accuracy_score(*listed),
             }
         )
+
+
+def ranking_scores(relevance: Sequence[Sequence[float]], scores: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Scores of candidates in the order that a model gives them, means over the queries.
+
+    ``mrr@10``: 1 over the rank of the first relevant candidate, 0 where it is not among ten; ``ndcg@10``:
+    ``Σ r / log2(rank + 1)`` over the first ten, divided by the best there can be, as trec_eval has it;
+    ``pair_accuracy``: of all pairs of candidates of unlike relevance, the share in which the more relevant one has the
+    higher score. Of equal scores the less relevant candidate is taken to stand first, so that a model that tells
+    nothing apart wins nothing. Queries without a relevant candidate are left out.
+
+    Args:
+        relevance: of each query's candidates; above 0 is relevant.
+        scores: as many.
+
+    Raises:
+        DataError: there is nothing to score.
+
+    >>> ranking_scores([[1, 0, 0]], [[0.5, 0.9, 0.1]])["mrr@10"]
+    0.5
+    """
+    if len(relevance) != len(scores):
+        raise DataError(f"expected scores for each of {len(relevance)} queries, got {len(scores)}")
+    ranks, gains = [], []
+    right = pairs = 0
+    for true, given in zip(relevance, scores, strict=True):
+        r, s = np.asarray(true, dtype=float), np.asarray(given, dtype=float)
+        if not (r > 0).any():
+            continue
+        ordered = r[np.lexsort((r, -s))]
+        first = int(np.flatnonzero(ordered > 0)[0]) + 1
+        ranks.append(1 / first if first <= _DEPTH else 0.0)
+        gains.append(_gain(ordered) / _gain(np.sort(r)[::-1]))
+        better = r[:, None] > r[None, :]
+        right += int((better & (s[:, None] > s[None, :])).sum())
+        pairs += int(better.sum())
+    if not ranks:
+        raise DataError("there is nothing to score: no query has a relevant candidate")
+    accuracy = right / pairs if pairs else 0.0
+    return {"mrr@10": float(np.mean(ranks)), "ndcg@10": float(np.mean(gains)), "pair_accuracy": accuracy}
+
+
+def _gain(ordered: Any) -> float:
+    """Of relevance in the order of the ranks."""
+    shown = np.asarray(ordered)[:_DEPTH]
+    return float((shown / np.log2(np.arange(2, len(shown) + 2))).sum())
 
 
 def _metrics(true: Any, predicted: Any) -> Any:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from ..configs import DistillationConfig
 from ..configs._base import Config
 from ..errors import ConfigError, DataError, Problem, count_of, one_of
-from ..feeding import call, to_device
+from ..feeding import call, sides, to_device
 from ..modes import modes_kept
 from ._needed import needed
 from .adaptor import TaskAdaptor
@@ -24,7 +24,7 @@ from .data import DataReport, Finding, Row, Rows, Table
 from .data.columns import Chosen, Column
 from .data.report import Tally
 from .data.rows import held_out
-from .encoded import Encoded
+from .encoded import Encoded, two_sided
 
 BadLabels = Literal["refuse", "unlabelled"]
 """What becomes of rows whose label cannot be used: an error that lists them, or rows without a label, counted."""
@@ -67,11 +67,23 @@ class Task(Config, ABC):
     """The key of a row under which its label stands."""
     soft_losses: ClassVar[tuple[str, ...]] = ()
     """The names of the soft-label losses that can teach it, the most fitting first; empty for any."""
+    by_row: ClassVar[bool] = False
+    """Whether an output is of a whole row, so that teacher and student may each have a tokenizer."""
 
     @property
     def class_names(self) -> list[str]:
         """Names of the classes in the order of the model's; empty where there are none to name."""
         return []
+
+    @property
+    def model_class(self) -> str:
+        """The class of Transformers that :meth:`load` loads."""
+        return self.head
+
+    @property
+    def cache_key(self) -> str:
+        """Tells a teacher cache what this task makes of a model's outputs."""
+        return f"task {self.name}"
 
     @property
     @abstractmethod
@@ -114,6 +126,20 @@ class Task(Config, ABC):
     def encoded(self, rows: Rows, tokenizer: Any) -> Encoded:
         """Checked rows, as a model takes them."""
 
+    def asked(self, rows: Rows, tokenizer: Any) -> Encoded:
+        """Checked rows, as a model takes them to :meth:`predict`."""
+        return self.encoded(rows, tokenizer)
+
+    def logits_of(self, logits: Any, outputs: Any, batch: Mapping[str, Any]) -> Any:
+        """What :meth:`learned` and :meth:`decoded` take for logits; None where a model gives none.
+
+        Args:
+            logits: those that :class:`~textbrewer.TransformersAdaptor` finds, or None.
+            outputs: of the model, as they are.
+            batch: that it was run on.
+        """
+        return logits
+
     @abstractmethod
     def learned(self, logits: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Of an adaptor's keys: ``logits``, ``logits_mask``, ``losses`` and ``labels``."""
@@ -122,9 +148,13 @@ class Task(Config, ABC):
         """What :meth:`learned` masks, told without running the model."""
         return {}
 
+    def by_feature(self, logits: Any, batch: Mapping[str, Any]) -> list[Any]:
+        """What :meth:`decoded` needs of a batch's logits, feature by feature, off the device."""
+        return unpadded(logits, batch["attention_mask"])
+
     @abstractmethod
     def decoded(self, logits: Sequence[Any], encoded: Encoded) -> list[dict[str, Any]]:
-        """A prediction for each row, from the logits of each feature."""
+        """A prediction for each row, from what :meth:`by_feature` kept of each feature."""
 
     @abstractmethod
     def score(self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, float]:
@@ -209,17 +239,26 @@ class Task(Config, ABC):
             parts.append(replace(part, report=replace(part.report, labels=self.counted(part))))
         return parts[0], parts[1]
 
-    def encode(self, data: Any, tokenizer: Any) -> Encoded:
+    def encode(self, data: Any, tokenizer: Any, teacher_tokenizer: Any = None) -> Encoded:
         """Encode rows.
 
         Args:
             data: from :meth:`rows`, or what it takes; then labels are read where there are any.
             tokenizer: of Transformers.
+            teacher_tokenizer: of a teacher that has another one; then batches are ``{"teacher": …, "student": …}``, and
+                :meth:`evaluate` is for the student.
 
         Raises:
-            DataError: the tokenizer does not fit, or what :meth:`rows` raises.
+            DataError: a tokenizer does not fit, or what :meth:`rows` raises.
         """
-        return self.encoded(self.rows(data, labelled=None), tokenizer)
+        if teacher_tokenizer is not None and not self.by_row:
+            raise DataError(
+                f"{self.name} learns from the teacher token by token, so teacher and student must have one tokenizer; "
+                "leave teacher_tokenizer out"
+            )
+        rows = self.rows(data, labelled=None)
+        encoded = self.encoded(rows, tokenizer)
+        return encoded if teacher_tokenizer is None else two_sided(self.encoded(rows, teacher_tokenizer), encoded)
 
     def load(self, name: str | Path, **options: Any) -> Any:
         """A pretrained model with this task's head, its labels saved in the config.
@@ -231,14 +270,20 @@ class Task(Config, ABC):
             **options: of ``from_pretrained``.
 
         Raises:
-            ConfigError: the checkpoint's head has other labels.
+            ConfigError: there is no such model, or its head has other labels.
         """
         transformers = needed("transformers", "transformers", "loading a model")
-        config = transformers.AutoConfig.from_pretrained(name)
+        try:
+            config = transformers.AutoConfig.from_pretrained(name)
+        except OSError as error:
+            what = "a folder that save_pretrained wrote, or a name of the hub, which must be reached"
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(f"a model for {self.name}", [Problem("name", what, repr(str(name)), reason)]) from error
+        head = self.model_class.rpartition("For")[2]
         heads = [architecture.rpartition("For")[2] for architecture in config.architectures or []]
-        if self.head.rpartition("For")[2] in heads:
+        if head in heads:
             self._require_labels(config, "labels")
-        return getattr(transformers, self.head).from_pretrained(name, **{**self.model_settings(), **options})
+        return getattr(transformers, self.model_class).from_pretrained(name, **{**self.model_settings(), **options})
 
     def model_settings(self) -> dict[str, Any]:
         """What the config of a model of this task says, for ``from_pretrained`` or a config's own constructor."""
@@ -287,7 +332,7 @@ class Task(Config, ABC):
         Args:
             model: any module that gives this task's logits.
             data: encoded rows with labels, or a loader of them; the order of a loader does not matter.
-            batch_size: features of a batch, where ``data`` is no loader.
+            batch_size: sequences of a batch, where ``data`` is no loader.
             **args: extra keywords of every forward pass.
 
         Raises:
@@ -296,7 +341,10 @@ class Task(Config, ABC):
         if isinstance(data, DataLoader):
             if not isinstance(data.dataset, Encoded):
                 raise DataError(f"evaluate: expected a loader of encode(…), got one of {type(data.dataset).__name__}")
-            batch_size, data = data.batch_size or batch_size, data.dataset
+            given, data = data.batch_size, data.dataset
+            batch_size = given * data.sequences if given else batch_size
+        if not isinstance(data, Encoded):
+            raise DataError(f"evaluate: expected what encode(…) gives, or a loader of it, got {type(data).__name__}")
         missing = [i + 1 for i, row in enumerate(data.rows) if row[self.target] is None]
         if missing or not data.rows:
             raise DataError(
@@ -316,7 +364,7 @@ class Task(Config, ABC):
             model: any module that gives this task's logits.
             inputs: a list with a text or a dict for each row, or what :meth:`rows` takes.
             tokenizer: of Transformers.
-            batch_size: features of a batch.
+            batch_size: sequences of a batch.
             **args: extra keywords of every forward pass.
 
         Raises:
@@ -331,24 +379,25 @@ class Task(Config, ABC):
             if not len(table):
                 return []
             rows = self._rows(table, None, False, "refuse", keep_all=True)
-        encoded = self.encoded(rows, tokenizer)
+        encoded = self.asked(rows, tokenizer)
         return self.decoded(self._logits(model, encoded, batch_size, args), encoded)
 
     @torch.no_grad()
     def _logits(self, model: nn.Module, encoded: Encoded, batch_size: int, args: Mapping[str, Any]) -> list[Any]:
-        """The model's logits of every feature, as :meth:`decoded` takes them."""
+        """What :meth:`by_feature` keeps of a model's logits, of every feature."""
         adaptor = self.adaptor(model)
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         # Rows of like lengths together, so that little is padded.
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]), reverse=True)
+        order = sorted(range(len(encoded)), key=encoded.lengths.__getitem__, reverse=True)
         found: list[Any] = [None] * len(encoded)
-        with modes_kept(model):
+        size = max(1, batch_size // encoded.sequences)
+        with modes_kept(model), adaptor.ready():
             model.eval()
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
-                batch = to_device(encoded.padding([encoded[i] for i in chosen]), device)
+            for start in range(0, len(order), size):
+                chosen = order[start : start + size]
+                batch = to_device(sides(encoded.padding([encoded[i] for i in chosen])).student, device)
                 logits = adaptor.logits(batch, call(model, adaptor.feed(batch), {**adaptor.request(), **args}))
-                for i, row in zip(chosen, unpadded(logits, batch["attention_mask"]), strict=True):
+                for i, row in zip(chosen, self.by_feature(logits, batch), strict=True):
                     found[i] = row
         return found
 

@@ -6,14 +6,12 @@ from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
 from ..errors import DataError
 from .data import Lengths, Row, Rows, Table
 from .data.columns import Chosen, Column, guessed, guessed_pair, missing, named
 from .encoded import Encoded, Feature, Padding, Part, chunks
 from .task import Reading, Task
-from .tokens import require_fit
+from .tokens import cut_to, require_fit
 
 ROLES = ("text", "text_pair", "label")
 
@@ -27,6 +25,7 @@ class TextTask(Task):
     max_length: int
     head: ClassVar[str] = "AutoModelForSequenceClassification"
     target: ClassVar[str] = "label"
+    by_row: ClassVar[bool] = True
     label_columns: ClassVar[bool] = False
     """Whether the label may stand in several columns."""
 
@@ -87,17 +86,9 @@ class TextTask(Task):
         longest = longer = 0
         for chunk in chunks(rows):
             texts = [[row[role] for row in chunk] for role in ("text", "text_pair") if role in chunk[0]]
-            cut = tokenizer(*texts, truncation=True, max_length=self.max_length, return_attention_mask=False)
-            lengths = [len(ids) for ids in cut["input_ids"]]
-            full = [i for i, length in enumerate(lengths) if length >= self.max_length]
-            if full:
-                whole = tokenizer(*[[text[i] for i in full] for text in texts], truncation=False, verbose=False)
-                for i, ids in zip(full, whole["input_ids"], strict=True):
-                    longer += len(ids) > lengths[i]
-                    lengths[i] = len(ids)
-            longest = max(longest, *lengths)
-            for i, row in enumerate(chunk):
-                feature: Feature = {key: np.asarray(values[i], dtype=np.int32) for key, values in cut.items()}
+            shown, lengths = cut_to(tokenizer, self.max_length, *texts)
+            longest, longer = max(longest, *lengths), longer + sum(length > self.max_length for length in lengths)
+            for feature, row in zip(shown, chunk, strict=True):
                 features.append({**feature, "labels": self.number(row["label"])} if labelled else feature)
         report = rows.report.with_lengths(Lengths(longest, self.max_length, longer, "cut"))
         return Encoded(rows, features, [Part(i) for i in range(len(rows))], Padding(tokenizer), report)

@@ -184,7 +184,10 @@ class TokenClassification(Task):
         lines = record.get("lines")
 
         def place(index: int) -> str:
-            return f"line {lines[index]}" if lines else f"{reading.place}, token {index + 1}"
+            if not lines:
+                return f"{reading.place}, token {index + 1}"
+            # Of several files, the place of the sentence says which.
+            return f"{reading.place.rpartition('line ')[0]}line {lines[index]}"
 
         if len(tags) != len(tokens):
             reading.faults.add(f"row of {len(tokens)} tokens and {len(tags)} tags", reading.place)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ..errors import DataError
 
 
@@ -34,7 +36,53 @@ def require_offsets(tokenizer: Any, purpose: str) -> None:
         )
 
 
-class WordPieces:
+def cut_to(tokenizer: Any, max_length: int, *texts: list[str]) -> tuple[list[dict[str, Any]], list[int]]:
+    """Texts, or pairs of them, as a model takes them, and how many tokens each has before it is cut.
+
+    Args:
+        tokenizer: of Transformers.
+        max_length: of each, special tokens included; of a pair, the longer text is cut first.
+        *texts: a list of texts; for pairs, one of the first texts and one of the second.
+    """
+    found = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
+    lengths = [len(ids) for ids in found["input_ids"]]
+    full = [i for i, length in enumerate(lengths) if length >= max_length]
+    if full:
+        whole = tokenizer(*([side[i] for i in full] for side in texts), truncation=False, verbose=False)
+        for i, ids in zip(full, whole["input_ids"], strict=True):
+            lengths[i] = len(ids)
+    features = [
+        {key: np.asarray(values[i], dtype=np.int32) for key, values in found.items()} for i in range(len(lengths))
+    ]
+    return features, lengths
+
+
+class Frame:
+    """The special tokens around a sequence, with token types where the tokenizer has them."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        pieces = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+        whole = tokenizer("a")
+        ids = list(whole["input_ids"])
+        at = next(i for i in range(len(ids)) if ids[i : i + len(pieces)] == pieces)
+        end = at + len(pieces)
+        types = whole.get("token_type_ids")
+        self.before, self.after = ids[:at], ids[end:]
+        self.types = None if types is None else (list(types[:at]), types[at], list(types[end:]))
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.after)
+
+    def framed(self, ids: list[int]) -> dict[str, list[int]]:
+        """A sequence between its special tokens."""
+        found = {"input_ids": [*self.before, *ids, *self.after]}
+        if self.types is not None:
+            first, inner, last = self.types
+            found["token_type_ids"] = [*first, *[inner] * len(ids), *last]
+        return found
+
+
+class WordPieces(Frame):
     """The pieces of words, each tokenised by itself, so that any tokenizer tells which piece is whose.
 
     A word that the tokenizer makes nothing of, such as a lone control character, is one unknown token.
@@ -54,7 +102,7 @@ class WordPieces:
                 f"{type(tokenizer).__name__} makes other tokens of a word alone than of one after a space; "
                 "load it with add_prefix_space=True"
             )
-        self.before, self.after, self.types = self._frame()
+        super().__init__(tokenizer)
 
     def of(self, words: Iterable[str]) -> list[list[int]]:
         """The token ids of each word."""
@@ -65,24 +113,6 @@ class WordPieces:
             for word, ids in zip(new, found["input_ids"], strict=True):
                 self._known[word] = list(ids) or [self._unknown(word)]
         return [self._known[word] for word in words]
-
-    def framed(self, ids: list[int]) -> dict[str, list[int]]:
-        """Pieces between the special tokens of a sequence, with token types where the tokenizer has them."""
-        found = {"input_ids": [*self.before, *ids, *self.after]}
-        if self.types is not None:
-            first, inner, last = self.types
-            found["token_type_ids"] = [*first, *[inner] * len(ids), *last]
-        return found
-
-    def _frame(self) -> tuple[list[int], list[int], tuple[list[int], int, list[int]] | None]:
-        """The special tokens before and after a sequence, and the token types of the three."""
-        pieces = self.of(["a"])[0]
-        whole = self.tokenizer(["a"], is_split_into_words=True)
-        ids = list(whole["input_ids"])
-        at = next(i for i in range(len(ids)) if ids[i : i + len(pieces)] == pieces)
-        end = at + len(pieces)
-        types = whole.get("token_type_ids")
-        return ids[:at], ids[end:], None if types is None else (list(types[:at]), types[at], list(types[end:]))
 
     def _unknown(self, word: str) -> int:
         if self.tokenizer.unk_token_id is None:

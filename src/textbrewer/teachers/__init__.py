@@ -1,6 +1,6 @@
 """Teacher sources: anything that turns a batch into what the teacher knows about it."""
 
-from .cache import CachedTeacher, CacheEntry, CacheFilling, Reads, TeacherCache
+from .cache import CachedTeacher, CacheEntry, CacheFilling, FillJob, Reads, TeacherCache
 from .ensemble import EnsembleTeacher
 from .live import LiveTeacher, TeacherSource
 
@@ -9,6 +9,7 @@ __all__ = [
     "CacheFilling",
     "CachedTeacher",
     "EnsembleTeacher",
+    "FillJob",
     "LiveTeacher",
     "Reads",
     "TeacherCache",

@@ -152,3 +152,44 @@ def test_names_of_the_hub(monkeypatch):
 
 def test_every_format_is_documented():
     assert all(reader.__doc__ for reader in FORMATS.values())
+
+
+def test_several_files_follow_each_other(files):
+    (files / "b.csv").write_text("label,text\nx,c\n")
+    table = read([files / "a.csv", files / "b.csv"])
+    assert list(table) == [*ROWS, {"text": "c", "label": "x"}] and len(table) == 3
+    assert list(read(f"{files}/?.csv")) == list(table) and list(read([f"{files}/*.csv"])) == list(table)
+    assert [table.place(i) for i in range(3)] == [
+        f"{files}/a.csv, line 2",
+        f"{files}/a.csv, line 3",
+        f"{files}/b.csv, line 2",
+    ]
+    assert table.source == f"2 sources ({files}/a.csv, {files}/b.csv)"
+    assert list(read([files / "a.jsonl", files / "a.parquet"])) == 2 * ROWS
+    assert next(iter(read([files / "a.csv"], header=False))) == {"0": "text", "1": "label"}
+
+
+def test_what_was_found_in_several_files_is_added_up(files):
+    (files / "x.csv").write_bytes(b"text,label\na\xff,x\n")
+    (files / "y.csv").write_bytes(b"text,label\nb,x\nc\xff,y\nd\xff,y\n")
+    (finding,) = read([files / "x.csv", files / "y.csv"], bad_bytes="replace").findings
+    assert finding.number == 3 and finding.places == (
+        f"{files}/x.csv, line 2",
+        f"{files}/y.csv, line 3",
+        f"{files}/y.csv, line 4",
+    )
+
+
+def test_several_files_that_do_not_go_together(files):
+    (files / "b.csv").write_text("text,kind\nc,x\n")
+    with pytest.raises(
+        DataError, match=r"b\.csv has the columns 'text', 'kind', and .*a\.csv 'text', 'label'; files th"
+    ):
+        read([files / "a.csv", files / "b.csv"])
+    (files / "n.jsonl").write_text('{"text": "a", "label": 1}\n')
+    with pytest.raises(DataError, match="a column holds values of different kinds"):
+        read([files / "a.jsonl", files / "n.jsonl"])
+    with pytest.raises(DataError, match=r"no file fits '.*\*\.xml'"):
+        read(f"{files}/*.xml")
+    with pytest.raises(DataError, match="got an empty list"):
+        read([])

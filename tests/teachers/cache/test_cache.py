@@ -942,3 +942,23 @@ def test_what_is_built_is_cut_as_it_is_in_training(tmp_path):
     records = cache.list()[0].records
     distiller.train(torch.optim.SGD(student.parameters(), lr=0.1), [batch], num_epochs=1)
     assert cache.list()[0].records == records
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["student tells its mask", "student tells none"])
+def test_a_build_keeps_what_training_looks_for_whether_the_student_tells_a_mask_or_not(tmp_path, misses, masked):
+    def adaptor(batch, outputs):
+        given = ADAPTOR(batch, outputs)
+        return given if masked else {key: value for key, value in given.items() if key != "inputs_mask"}
+
+    def distiller(cache=None):
+        config = TrainingConfig(output_dir=str(tmp_path), device="cpu", progress_bar=False)
+        terms = DistillationConfig(intermediate_matches=[HIDDEN])
+        return GeneralDistiller(config, terms, encoder(1), encoder(2), ADAPTOR, adaptor, teacher_cache=cache)
+
+    with TeacherCache(tmp_path / "cache") as cache:
+        before = torch.get_rng_state()
+        assert cache.build(distiller(), batches(3), progress_bar=False).computed == 12
+        assert torch.equal(before, torch.get_rng_state())
+        misses.clear()
+        learned(distiller(cache))
+    assert not misses

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
 from textbrewer import MATCH_LOSS_MAP
 from textbrewer.configs import IntermediateMatch
 from textbrewer.errors import AdaptorError, CacheError
-from textbrewer.losses import att_mse_sum_loss
+from textbrewer.losses import att_mse_sum_loss, needs_index
 from textbrewer.presets import PAIRED_MATCH_LOSSES
 from textbrewer.teachers.cache.parts import Part, Reads, outputs_of, parts_of, require_rows, without_tensors
 from textbrewer.types import ModelOutputs
@@ -87,14 +89,21 @@ def test_modules_are_kept_by_path():
         Part("modules", "a").of(of)
 
 
+def test_a_mask_of_its_own_may_cover_padding():
+    assert Reads.of([IntermediateMatch(0, 0, "hidden", "hidden_mse", mask="answer")]).padding
+
+
 @pytest.mark.parametrize("name", list(MATCH_LOSS_MAP))
 def test_losses_of_the_library_heed_masks(name):
     """So that what the teacher gives for padding need not be kept, but for the columns that a softmax runs over."""
     paired = name in PAIRED_MATCH_LOSSES
-    assert not Reads.of([match([0, 1] if paired else 0, name)]).padding
-    loss = MATCH_LOSS_MAP[name]
+    named = ["crd", 9, 12, 12] if name == "crd" else name
+    assert not Reads.of([match([0, 1] if paired else 0, named)]).padding
+    loss = MATCH_LOSS_MAP[named]
     if isinstance(loss, type):
         loss = loss(12)
+    if needs_index(loss):
+        loss = functools.partial(loss.eval(), index=torch.arange(3), negatives=torch.tensor([[4, 5], [4, 6], [7, 8]]))
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
     maps = name.startswith("attention")
     shape = (3, 2, 4, 4) if maps else (3, 4, 12)

@@ -48,6 +48,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("question", "sentence"),
     ("query", "passage"),
     ("query", "document"),
+    ("source", "translation"),
     ("text_a", "text_b"),
     ("text1", "text2"),
     ("sentence_a", "sentence_b"),
@@ -81,6 +82,11 @@ class Chosen:
         """The column of a role, or None."""
         return self.columns.get(role)
 
+    def without(self, role: str) -> Chosen:
+        """All but one of them."""
+        columns = {name: column for name, column in self.columns.items() if name != role}
+        return Chosen(columns, tuple(name for name in self.guessed if name != role))
+
     def written(self) -> dict[str, str]:
         """For a report."""
         return {role: repr(column) for role, column in self.columns.items()}
@@ -106,10 +112,10 @@ def named(table: Table, given: Mapping[str, Column] | None, roles: Iterable[str]
     return found
 
 
-def guessed(table: Table, role: str) -> str | None:
+def guessed(table: Table, role: str, guesses: Mapping[str, Sequence[str]] = GUESSES) -> str | None:
     """The column whose name says that it is ``role``, whatever its case."""
     by_name = {column.casefold(): column for column in reversed(table.columns)}
-    return next((by_name[name] for name in GUESSES[role] if name in by_name), None)
+    return next((by_name[name] for name in guesses[role] if name in by_name), None)
 
 
 def guessed_pair(table: Table) -> tuple[str, str] | None:

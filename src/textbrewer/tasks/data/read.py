@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...errors import DataError, MissingDependencyError, UnknownNameError, count_of, did_you_mean, nearest, one_of
 from .conll import read_conll
-from .report import Finding, Tally
+from .files import Source, several
+from .report import SHOWN, Finding, Tally
 from .squad import is_squad, read_squad, squad_table
 from .table import Table
 from .text import BadBytes, read_csv, read_jsonl, read_text, read_tsv, table_of, text_of
@@ -33,18 +36,20 @@ _SUFFIXES = {
 }
 
 
-def read(source: str | Path, format: str | None = None, **options: Any) -> Table:
+def read(source: Source, format: str | None = None, **options: Any) -> Table:
     """Read rows from wherever they are.
 
     Local files are read as data: nothing in them is run, and a folder's files are taken only from inside it.
 
     Args:
-        source: a file, a folder, or the name of a dataset on the Hugging Face hub.
+        source: a file, a folder, or the name of a dataset on the Hugging Face hub; a pattern such as ``"part-*.csv"``,
+            or a list of these, whose rows follow each other.
         format: one of :data:`FORMATS`; None goes by the ending of a file, and by what is in a folder.
         **options: of the format's reader: ``separator``, ``header``, ``encoding``, ``split``, and so on.
 
     Raises:
-        DataError: there is no such file, it cannot be read, or the reader has no such option.
+        DataError: there is no such file, it cannot be read, files of a list have other columns, or the reader has no
+            such option.
         UnknownNameError: there is no such format.
         MissingDependencyError: the package ``datasets`` is not installed.
 
@@ -52,6 +57,10 @@ def read(source: str | Path, format: str | None = None, **options: Any) -> Table
     >>> list(read(folder / "films.csv"))
     [{'text': 'wonderful', 'label': 'good'}, {'text': 'dreadful', 'label': 'bad'}]
     """
+    found = several(source)
+    if found is not None:
+        return _joined([read(each, format, **options) for each in found])
+    source = cast(str | Path, source)
     path = Path(source).expanduser()
     if format is not None and format not in FORMATS:
         hint = did_you_mean(format, FORMATS)
@@ -66,6 +75,58 @@ def read(source: str | Path, format: str | None = None, **options: Any) -> Table
     if path.is_dir() != (chosen in ("folder", "saved")):
         raise DataError(f"{path} is a {'folder' if path.is_dir() else 'file'}; format={chosen!r} does not read that")
     return _with_options(chosen, options)(path, **options)
+
+
+def _joined(tables: list[Table]) -> Table:
+    """The rows of tables, one after the other, each with its place in its own source.
+
+    Raises:
+        DataError: they have other columns, or values of other kinds in them.
+    """
+    first = tables[0]
+    for table in tables:
+        if sorted(table.columns) != sorted(first.columns):
+            raise DataError(
+                f"{table.source} has the columns {', '.join(map(repr, table.columns))}, and {first.source} "
+                f"{', '.join(map(repr, first.columns))}; files that are read together need the same ones"
+            )
+    datasets = _datasets(first.source)
+    try:
+        data = datasets.concatenate_datasets([table.data.select_columns(first.columns) for table in tables])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{first.source} and others: a column holds values of different kinds: {error}") from None
+    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    names = [table.source for table in tables]
+    source = f"{len(tables)} sources ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''})"
+    return Table(data, source, _Places(tables), tuple(notes), _findings_of(tables))
+
+
+def _findings_of(tables: list[Table]) -> tuple[Finding, ...]:
+    """What was found in each, added up by kind."""
+    found: dict[tuple[str, str], Finding] = {}
+    for table in tables:
+        for each in table.findings:
+            before = found.get((each.what, each.action), Finding(each.what, 0, (), each.action))
+            places = before.places + tuple(f"{table.source}, {place}" for place in each.places)
+            number = before.number + each.number
+            found[each.what, each.action] = Finding(each.what, number, places[:SHOWN], each.action)
+    return tuple(found.values())
+
+
+class _Places(Sequence[str]):
+    """Where each row of joined tables stands."""
+
+    def __init__(self, tables: list[Table]) -> None:
+        self.tables = tables
+        self.starts = list(accumulate(map(len, tables), initial=0))
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        which = bisect_right(self.starts, index) - 1
+        table = self.tables[which]
+        return f"{table.source}, {table.place(index - self.starts[which])}"
 
 
 def _with_options(format: str, options: dict[str, Any]) -> Callable[..., Table]:

@@ -1,7 +1,7 @@
 """A teacher that costs nothing after the first epoch: what it gives for a row is kept, by the row's content."""
 
 from .cache import CacheEntry, CacheFilling, TeacherCache
-from .cached import CachedTeacher
+from .cached import CachedTeacher, FillJob
 from .parts import Reads
 
-__all__ = ["CacheEntry", "CacheFilling", "CachedTeacher", "Reads", "TeacherCache"]
+__all__ = ["CacheEntry", "CacheFilling", "CachedTeacher", "FillJob", "Reads", "TeacherCache"]

@@ -29,7 +29,7 @@ from ...stream import Stream
 from ...types import Adaptor
 from ..ensemble import EnsembleTeacher
 from ..live import LiveTeacher
-from .cached import CachedTeacher
+from .cached import CachedTeacher, FillJob
 from .fingerprint import digest_of_adaptor, digest_of_architecture, digest_of_weights, fingerprint
 from .parts import Reads
 from .records import DTYPES
@@ -425,17 +425,17 @@ class TeacherCache:
         started, rows, computed = time.perf_counter(), 0, 0
         with ExitStack() as running:
             if fills is not None:
-                by_task = running.enter_context(fills(self, loader, args))
+                jobs = running.enter_context(fills(self, loader, args))
             else:
                 layers = {"hidden": tuple(hidden), "attention": tuple(attention)}
                 reads = Reads(logits=logits, layers=layers)
-                by_task = [(self._of_teacher(filled_for, adaptor, reads, loader, running), loader, args, sides)]
+                jobs = [FillJob(self._of_teacher(filled_for, adaptor, reads, loader, running), loader, args, sides)]
             bar = running.enter_context(_bar(progress_bar))
-            for source, own_loader, own_args, parts_of in by_task:
-                teachers: list[Any] = source.teachers if isinstance(source, EnsembleTeacher) else [source]
-                for batch in Stream(own_loader, Ranks.here()):
-                    fed = parts_of(batch)
-                    each = [t.fill(fed.for_teacher(i, len(teachers)), own_args) for i, t in enumerate(teachers)]
+            for job in jobs:
+                teachers: list[Any] = job.source.teachers if isinstance(job.source, EnsembleTeacher) else [job.source]
+                for batch in Stream(job.loader, Ranks.here()):
+                    parts = [job.parts_of(batch).for_teacher(i, len(teachers)) for i in range(len(teachers))]
+                    each = [t.fill(own, job.args, job.mask_of) for t, own in zip(teachers, parts, strict=True)]
                     seen, new = max(rows for rows, _ in each), max(new for _, new in each)
                     rows, computed = rows + seen, computed + new
                     bar.update(seen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import CacheError, count_of
 from ...feeding import ABSENT, Fed, named_inputs, to_device
 from ...types import Batch, ModelOutputs
-from ..live import LiveTeacher
+from ..live import LiveTeacher, TeacherSource
 from .parts import Part, Reads, outputs_of, parts_of, require_rows, without_tensors
 from .records import Shape, batched, packed
 from .rows import Rows, salt_of
@@ -63,6 +63,7 @@ class CachedTeacher:
         self.plan: Plan | None = None
         self.hits = self.misses = 0
         self._estimated = False
+        self._tried: dict[Rows, ModelOutputs] = {}
 
     def __call__(self, fed: Fed, args: Mapping[str, Any], inputs_mask: Tensor | None = None) -> ModelOutputs:
         """The teacher's outputs for its part of the batch.
@@ -81,18 +82,25 @@ class CachedTeacher:
         moved = {part: value.to(self._device, non_blocking=True) for part, value in values.items()}
         return self.live.read(outputs_of(moved, plan.like))
 
-    def fill(self, fed: Fed, args: Mapping[str, Any]) -> tuple[int, int]:
+    def fill(
+        self, fed: Fed, args: Mapping[str, Any], mask_of: Callable[[Fed], Tensor | None] | None = None
+    ) -> tuple[int, int]:
         """Compute and keep what is missing, without reading the rest; returns the rows, and those computed.
 
-        Padding is taken to be masked by the student too.
+        Args:
+            fed: the parts of the batch.
+            args: extra keywords of the forward pass.
+            mask_of: tells the student's mask of a batch, asked where a plan is made; None takes padding to be masked.
         """
         rows = self._rows(fed.teacher_on_host)
-        plan = self._planned(rows, args, ABSENT, fed.teacher is fed.student)
+        asked = mask_of is not None and self.reads.features and self._needs_plan(rows)
+        plan = self._planned(rows, args, mask_of(fed) if asked and mask_of else ABSENT, fed.teacher is fed.student)
         keys = rows.keys(salt_of(args), plan.strips(rows))
         with self.namespace.store.reading() as get:
             missing = [row for row, key in enumerate(keys) if not all(get(key + _suffix(p)) for p in plan.shapes)]
         if missing:
             self._computed(rows, missing, keys, plan, args)
+        self._tried.clear()
         return rows.number, len(missing)
 
     def _values(self, fed: Fed, args: Mapping[str, Any], inputs_mask: Tensor | None) -> tuple[dict[Part, Tensor], Plan]:
@@ -108,6 +116,7 @@ class CachedTeacher:
                 for part, records in found.items():
                     for row in missing:
                         records[row] = computed[keys[row] + _suffix(part)]
+            self._tried.clear()
             pinned = self._device.type == "cuda"
             return {part: batched(records, rows.length, pinned) for part, records in found.items()}, plan
 
@@ -136,7 +145,10 @@ class CachedTeacher:
         # A row that is there twice is computed once, so that both see the same bits.
         run = list({keys[row]: row for row in missing}.values()) if rows.divisible else list(range(rows.number))
         strips = plan.strips(rows)
-        outputs = self._run(rows.chosen(run, trim=strips), args)
+        # Only where the very same batch would be run: other padding might give other bits.
+        same = run == list(range(rows.number)) and not (strips and rows.lengths and max(rows.lengths) != rows.length)
+        known = self._tried.get(rows) if same else None
+        outputs = self._run(rows.chosen(run, trim=strips), args) if known is None else known
         require_rows(list(plan.shapes), outputs, len(run))
         lengths = [rows.lengths[row] for row in run] if strips and rows.lengths else None
         kept: dict[bytes, bytes] = {}
@@ -155,7 +167,7 @@ class CachedTeacher:
 
     def _planned(self, rows: Rows, args: Mapping[str, Any], inputs_mask: Any, one_batch: bool) -> Plan:
         """The plan, made from a sample of the first batch, and again of the first that has more padding."""
-        if self.plan is None or (rows.divisible and rows.padding > self.plan.padding):
+        if self.plan is None or self._needs_plan(rows):
             before = self.plan
             with torch.no_grad():
                 self.plan = self._learned(rows, args, inputs_mask, one_batch)
@@ -166,10 +178,15 @@ class CachedTeacher:
                 )
         return self.plan
 
+    def _needs_plan(self, rows: Rows) -> bool:
+        return self.plan is None or (rows.divisible and rows.padding > self.plan.padding)
+
     def _learned(self, rows: Rows, args: Mapping[str, Any], inputs_mask: Any, one_batch: bool) -> Plan:
         """Run the same rows twice, one of them alone, and one with other padding."""
         sample = list(range(min(_SAMPLE, rows.number) if rows.divisible else rows.number))
         outputs, again = (self._run(rows.chosen(sample, trim=False), args) for _ in range(2))
+        # Where the sample is the whole batch, it need not be run once more to be kept.
+        self._tried = {rows: outputs} if len(sample) == rows.number else {}
         parts = parts_of(self.reads, outputs)
         require_rows(parts, outputs, len(sample))
         for part in parts:
@@ -247,6 +264,25 @@ class CachedTeacher:
             return changed
 
         return padded
+
+
+@dataclass(frozen=True)
+class FillJob:
+    """A part of what a cache is filled with.
+
+    Attributes:
+        source: a teacher behind the cache, or an ensemble of them.
+        loader: the batches.
+        args: extra keywords of the forward pass.
+        parts_of: what of a batch each side is fed.
+        mask_of: as in :meth:`CachedTeacher.fill`.
+    """
+
+    source: TeacherSource
+    loader: Any
+    args: Mapping[str, Any]
+    parts_of: Callable[[Batch], Fed]
+    mask_of: Callable[[Fed], Tensor | None] | None = None
 
 
 def _shape_of(part: Part, short: Tensor, long: Tensor, end: int, length: int) -> Shape | None:

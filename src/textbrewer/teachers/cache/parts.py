@@ -69,9 +69,9 @@ class Reads:
 
 
 def _heeds_masks(match: IntermediateMatch) -> bool:
-    """Every loss of this library leaves padding out where it is given the mask."""
-    loss = MATCH_LOSS_MAP[match.loss] if isinstance(match.loss, str) else match.loss
-    return str(getattr(loss, "__module__", "")).startswith("textbrewer.losses")
+    """Every loss of this library leaves padding out where it is given the student's own mask."""
+    loss = match.loss if callable(match.loss) else MATCH_LOSS_MAP.entry(match.loss)
+    return match.mask is None and str(getattr(loss, "__module__", "")).startswith("textbrewer.losses")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,357 @@
+"""What distillation is worth: students of half of all-MiniLM-L6-v2's layers with and without their teacher.
+
+Each experiment fine-tunes a teacher once, then trains the same student from the same start for the same steps by
+several methods and seeds; a teacher cache serves all of them. Every run is written to ``--output`` when it ends, and is
+not made again, so that a stopped experiment goes on. The table has mean ± deviation over the seeds, and for each method
+the paired difference to the first one with a 95 % interval: a bootstrap that draws seeds and held-out rows anew, the
+same for both.
+
+    bbc-few         500 labelled articles and the rest without labels; accuracy on 800 others
+    sst2-few        1,000 labelled sentences and the rest without labels; accuracy on the dev set
+    sst2            all labels
+    wnut17          all labels; F1 of entities on the dev set
+    sst2-families   2,000 sentences with labels, every family of losses
+
+SST-2 and WNUT 17 are read from ``--data``; where they are not, that is said. Needs the extras ``demo`` and ``cache``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import get_linear_schedule_with_warmup, set_seed
+
+from textbrewer import (
+    BasicTrainer,
+    DistillationConfig,
+    GeneralDistiller,
+    StudentConfig,
+    TeacherCache,
+    TrainingConfig,
+    build_student,
+    demo,
+    matches,
+)
+from textbrewer.tasks import Task, TextClassification, TokenClassification, read
+
+LAYERS, DEEP, WIDTH = 3, 6, 384
+HIDDEN = matches.uniform(DEEP, LAYERS, "hidden")
+SOFT = {"temperature": 4, "kd_loss_type": "kl", "kd_loss_weight": 1}
+TAUGHT: dict[str, dict[str, Any]] = {
+    "labels alone": {},
+    "distilled": {**SOFT, "intermediate_matches": HIDDEN, "hard_label_weight": 0.5},
+    "distilled, no labels": {**SOFT, "intermediate_matches": HIDDEN},
+}
+
+
+def _match(loss: Any, layer_T: Any = DEEP, layer_S: Any = LAYERS, feature: str = "hidden", weight: float = 1) -> Any:
+    return {"layer_T": layer_T, "layer_S": layer_S, "feature": feature, "loss": loss, "weight": weight}
+
+
+def _relations(loss: Any) -> list[Any]:
+    """Of queries, keys and values of the last layers."""
+    parts = ("query", "key", "value")
+    return [_match(loss, f"{part}:{DEEP - 1}", f"{part}:{LAYERS - 1}") for part in parts]
+
+
+def _learning(loss: str, **more: Any) -> dict[str, Any]:
+    return {"temperature": 4, "kd_loss_type": loss, "hard_label_weight": 0.5, **more}
+
+
+def _with(*terms: Any) -> dict[str, Any]:
+    return {**SOFT, "hard_label_weight": 0.5, "intermediate_matches": list(terms)}
+
+
+MAPS = matches.uniform(DEEP, LAYERS, "attention")
+FAMILIES: dict[str, dict[str, Any]] = {
+    "labels alone": {},
+    "kl": _learning("kl"),
+    "ce": _learning("ce"),
+    "logit mse": _learning("mse"),
+    "reverse_kl": _learning("reverse_kl"),
+    "jsd": _learning("jsd"),
+    "dkd": _learning("dkd"),
+    "dist": _learning("dist", temperature=1),
+    "standardised_kl": _learning("standardised_kl"),
+    "kl + hidden_mse": _with(*HIDDEN),
+    "kl + cos": _with(*({**each, "loss": "cos_valid"} for each in HIDDEN)),
+    "kl + pkd": _with(*({**each, "loss": "pkd"} for each in HIDDEN[1:])),
+    "kl + attention_mse": _with(*({**each, "loss": "attention_mse_valid"} for each in MAPS)),
+    "kl + minilm (v2)": _with(*_relations(["relation_kl", 12])),
+    "kl + at": _with(*({**each, "loss": "at"} for each in HIDDEN[1:])),
+    "kl + nst": _with(*({**each, "loss": "nst_polynomial"} for each in HIDDEN[1:])),
+    "kl + fsp": _with(_match("gram_valid", [0, DEEP], [0, LAYERS])),
+    "kl + vid": _with(_match("vid", weight=0.1)),
+    "kl + cka": _with(_match("cka")),
+    "kl + rkd": _with(_match("rkd_distance"), _match("rkd_angle", weight=2)),
+    "kl + similarity": _with(_match("similarity_preserving", weight=100)),
+    "kl + embedding_mse": _with(_match("embedding_mse")),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One question.
+
+    Attributes:
+        task: of all its models.
+        labelled: rows to learn labels from.
+        text: rows for the teacher's answers: the labelled ones, and others without a label.
+        test: rows to judge by, which chose nothing.
+        steps: of each student.
+        teacher_steps: of the teacher.
+        methods: by name, the first is what the others are compared with.
+        learning_rate: of all.
+        batch_size: of all.
+    """
+
+    task: Task
+    labelled: Sequence[Any]
+    text: Sequence[Any]
+    test: Sequence[Any]
+    steps: int
+    teacher_steps: int
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: TAUGHT)
+    learning_rate: float = 2e-4
+    batch_size: int = 32
+
+
+def bbc_few(data: Path) -> Experiment:
+    """Few labels and much text, long."""
+    settings = demo.Settings(labelled_rows=500, train_rows=1325, test_rows=800, max_length=64)
+    rows = demo._read(settings)
+    task = rows.task
+    train = [dict(row) for row in rows.train.rows]
+    for row, labelled in zip(train, rows.labelled.rows, strict=False):
+        row["label"] = labelled["label"]
+    test = [dict(row) for row in rows.test.rows]
+    return Experiment(task, train[: len(rows.labelled)], train, test, steps=200, teacher_steps=120)
+
+
+def _sst2(data: Path, labelled: int | None, total: int | None, **more: Any) -> Experiment:
+    task = TextClassification({"0": "negative", "1": "positive"}, max_length=64)
+    columns = {"text": "0", "label": "1"}
+
+    def rows(file: str) -> list[Any]:
+        found = task.rows(read(data / "sst2" / file, header=False), columns)
+        return [dict(row) for row in found]
+
+    train = rows("train.tsv")
+    random.Random(0).shuffle(train)
+    train = train[:total]
+    known = len(train) if labelled is None else labelled
+    text = [row if place < known else {**row, "label": None} for place, row in enumerate(train)]
+    return Experiment(task, train[:known], text, rows("dev.tsv"), **more)
+
+
+def sst2(data: Path) -> Experiment:
+    """All labels."""
+    return _sst2(data, None, None, steps=650, teacher_steps=430)
+
+
+def sst2_few(data: Path) -> Experiment:
+    """Few labels and much text, short."""
+    return _sst2(data, 1000, None, steps=650, teacher_steps=160)
+
+
+def sst2_families(data: Path) -> Experiment:
+    """Every family of losses on the same rows."""
+    return _sst2(data, None, 2000, steps=190, teacher_steps=190, methods=FAMILIES)
+
+
+def wnut17(data: Path) -> Experiment:
+    """Entities in noisy text."""
+    table = read(data / "wnut17" / "train.conll")
+    task = TokenClassification.from_data(table, max_length=64)
+    train = [dict(row) for row in task.rows(table)]
+    test = [dict(row) for row in task.rows(read(data / "wnut17" / "dev.conll"))]
+    return Experiment(task, train, train, test, steps=530, teacher_steps=530)
+
+
+EXPERIMENTS: dict[str, Callable[[Path], Experiment]] = {
+    "bbc-few": bbc_few,
+    "sst2-few": sst2_few,
+    "sst2": sst2,
+    "wnut17": wnut17,
+    "sst2-families": sst2_families,
+}
+
+
+class Bench:
+    """Trains and judges the models of one experiment in a folder."""
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        self.experiment, self.folder = experiment, folder
+        self.tokenizer = AutoTokenizer.from_pretrained(demo._pretrained())
+        encode = experiment.task.encode
+        self.labelled, self.text, self.test = (
+            encode(rows, self.tokenizer) for rows in (experiment.labelled, experiment.text, experiment.test)
+        )
+        self.cache = TeacherCache(folder / "cache")
+
+    def teacher(self) -> Any:
+        """Fine-tuned on the labelled rows with seed 0, or read from the folder."""
+        experiment, folder = self.experiment, self.folder / "teacher"
+        if not (folder / "config.json").exists():
+            set_seed(0)
+            model = experiment.task.load(demo._pretrained())
+            trainer = BasicTrainer(self._training("teacher"), model, experiment.task.adaptor(model))
+            self._fit(trainer, model, self.labelled, experiment.teacher_steps, 0)
+            model.save_pretrained(folder)
+        return experiment.task.load(folder).eval()
+
+    def run(self, method: str, seed: int, teacher: Any) -> dict[str, Any]:
+        """Train one student; what it got right."""
+        experiment, config = self.experiment, dict(self.experiment.methods[method])
+        set_seed(seed)
+        started = time.perf_counter()
+        student = build_student(teacher, StudentConfig(num_layers=LAYERS))
+        if config:
+            terms = DistillationConfig(**config)
+            adaptors = experiment.task.adaptors(teacher, student, terms)
+            distiller = GeneralDistiller(
+                self._training("student"), terms, teacher, student, *adaptors, teacher_cache=self.cache
+            )
+            self._fit(distiller, student, self.text, experiment.steps, seed)
+        else:
+            trainer = BasicTrainer(self._training("student"), student, experiment.task.adaptor(student))
+            self._fit(trainer, student, self.labelled, experiment.steps, seed)
+        seconds = time.perf_counter() - started
+        return {"method": method, "seed": seed, "seconds": round(seconds, 1), **self.judged(student)}
+
+    def judged(self, model: Any) -> dict[str, Any]:
+        """The main score, and of each held-out row what it is made of."""
+        task = self.experiment.task
+        predictions = task.predict(model, self.test.rows, self.tokenizer)
+        counts = [_counts(row, said) for row, said in zip(self.test.rows, predictions, strict=True)]
+        return {"score": _score(np.array(counts)), "counts": counts}
+
+    def _training(self, name: str) -> TrainingConfig:
+        return TrainingConfig(output_dir=str(self.folder / "work" / name), ckpt_frequency=0, save_state=False)
+
+    def _fit(self, trainer: Any, model: Any, rows: Any, steps: int, seed: int) -> None:
+        experiment = self.experiment
+        optimizer = torch.optim.AdamW(model.parameters(), lr=experiment.learning_rate, fused=True)
+        with trainer:
+            trainer.train(
+                optimizer,
+                rows.loader(experiment.batch_size, shuffle_seed=seed),
+                num_steps=steps,
+                scheduler_class=get_linear_schedule_with_warmup,
+                scheduler_args={"num_warmup_steps": steps // 10, "num_training_steps": steps},
+                max_grad_norm=1.0,
+            )
+
+
+def _counts(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[int]:
+    """Right and all of a row with a class; right, said and true entities of a row with tags."""
+    if "tags" not in row:
+        return [int(row["label"] == said["label"]), 1]
+    true, found = (_entities(tags) for tags in (row["tags"], said["tags"]))
+    return [len(true & found), len(found), len(true)]
+
+
+def _entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    return set(get_entities(list(tags)))
+
+
+def _score(counts: Any) -> float:
+    total = counts.sum(axis=0)
+    if counts.shape[1] == 2:
+        return 100 * float(total[0] / total[1])
+    return 200 * float(total[0] / max(total[1] + total[2], 1))
+
+
+def interval(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], draws: int = 2000) -> list[float]:
+    """The 95 % interval of the difference of two methods' mean scores, over seeds and rows drawn anew."""
+    random_ = np.random.default_rng(0)
+    ours, theirs = (np.array([run["counts"] for run in each]) for each in (runs, base))
+    seeds, rows = ours.shape[:2]
+    found = []
+    for _ in range(draws):
+        of_seeds, of_rows = random_.integers(seeds, size=seeds), random_.integers(rows, size=rows)
+        pairs = [(ours[seed][of_rows], theirs[seed][of_rows]) for seed in of_seeds]
+        found.append(statistics.mean(_score(a) - _score(b) for a, b in pairs))
+    return [float(bound) for bound in np.quantile(found, [0.025, 0.975])]
+
+
+def table(runs: Sequence[Mapping[str, Any]], teacher: float) -> str:
+    """Markdown: a line a method, in the order of their first run."""
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
+    for run in sorted(runs, key=lambda run: run["seed"]):
+        by_method.setdefault(run["method"], []).append(run)
+    base = next(iter(by_method.values()))
+    lines = ["| | score | difference, 95 % interval | seconds a run |", "|---|---|---|---|"]
+    lines.append(f"| teacher (one seed) | {teacher:.1f} | | |")
+    for method, own in by_method.items():
+        scores = [run["score"] for run in own]
+        spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+        seconds = statistics.median(run["seconds"] for run in own)
+        compared = ""
+        if own is not base and len(own) == len(base):
+            low, high = interval(own, base)
+            compared = f"{statistics.mean(scores) - statistics.mean(r['score'] for r in base):+.1f}, "
+            compared += f"{low:+.1f} to {high:+.1f}"
+        lines.append(f"| {method} | {statistics.mean(scores):.1f}{spread} | {compared} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run what is not there yet, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--output", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", help="methods; all by default")
+    parser.add_argument("--steps", type=int, help="another number of steps: to see that it works")
+    args = parser.parse_args()
+    try:
+        experiment = EXPERIMENTS[args.experiment](args.data)
+    except FileNotFoundError as error:
+        print(f"{args.experiment}: skipped, its data is not here: {error}")
+        return 0
+    if args.steps:
+        experiment = Experiment(**{**vars(experiment), "steps": args.steps, "teacher_steps": args.steps})
+    folder = args.output / args.experiment
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / "runs.jsonl"
+    runs = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    bench = Bench(experiment, folder)
+    teacher = bench.teacher()
+    of_teacher = bench.judged(teacher)["score"]
+    print(f"{args.experiment}: teacher {of_teacher:.1f}", flush=True)
+    done = {(run["method"], run["seed"]) for run in runs}
+    for seed in range(args.seeds):
+        for method in args.only or experiment.methods:
+            if (method, seed) not in done:
+                runs.append(bench.run(method, seed, teacher))
+                with record.open("a") as file:
+                    file.write(json.dumps(runs[-1]) + "\n")
+                print(f"{method}, seed {seed}: {runs[-1]['score']:.1f} ({runs[-1]['seconds']:.0f} s)", flush=True)
+    bench.cache.close()
+    print(
+        f"\n{len(experiment.labelled):,} labelled rows of {len(experiment.text):,}, {len(experiment.test):,} held out, "
+    )
+    print(f"{experiment.steps} steps of {experiment.batch_size}, {torch.get_num_threads()} threads\n")
+    print(table(runs, of_teacher))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""GoEmotions: any number of emotions in a text, from BERT to a smaller student, class by class.
+
+With --offline the texts are made up and the models are small, so that the whole way takes seconds.
+"""
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    get_linear_schedule_with_warmup,
+    set_seed,
+)
+
+from textbrewer import (
+    BasicDistiller,
+    BasicTrainer,
+    DistillationConfig,
+    StudentConfig,
+    TeacherCache,
+    TrainingConfig,
+    build_student,
+)
+from textbrewer.errors import TextBrewerError
+from textbrewer.tasks import MultiLabelClassification, read
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--offline", action="store_true", help="made-up texts, small models, nothing downloaded")
+parser.add_argument("--teacher", help="folder or hub name; by default google-bert/bert-base-uncased, or a small one")
+parser.add_argument("--student", choices=["T6", "T3", "T3-small", "T4-tiny", "T12-nano"], help="by default T3")
+parser.add_argument("--epochs", type=int, help="of the student")
+parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--output-dir", type=Path, default=Path("runs/multi_label"))
+parser.add_argument("--resume", action="store_true", help="go on after the checkpoints in the output folder")
+
+WORDS = {
+    "joy": ["glad", "happy", "merry"],
+    "anger": ["angry", "cross", "furious"],
+    "fear": ["afraid", "scared", "worried"],
+    "surprise": ["amazed", "stunned", "surprised"],
+}
+
+
+def made_up(number, seed):
+    """Texts with a word for each emotion that is felt, and others between."""
+    draw, rows = random.Random(seed), []
+    for _ in range(number):
+        felt = draw.sample(list(WORDS), draw.randint(0, 3))
+        said = [draw.choice(WORDS[emotion]) for emotion in felt] + draw.choices(["here", "tired", "late"], k=2)
+        draw.shuffle(said)
+        rows.append({"text": f"{draw.choice(['i', 'we'])} am {' and '.join(said)}", "labels": felt})
+    return rows
+
+
+def small_teacher(task, rows):
+    """A tokenizer of the words there are, and a BERT of 4 layers."""
+    words = sorted({word for row in rows for word in row["text"].split()})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    tokenizer = BertTokenizerFast(vocab={piece: i for i, piece in enumerate(pieces)})
+    sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
+    # Wide first weights and no dropout, so that it learns in few steps.
+    wide = {"initializer_range": 0.1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = BertConfig(vocab_size=len(pieces), max_position_embeddings=64, **sizes, **wide, **task.model_settings())
+    return tokenizer, BertForSequenceClassification(config)
+
+
+def main():
+    options = parser.parse_args()
+    set_seed(options.seed)
+    if options.offline:
+        rows, held_out = made_up(800, seed=1), made_up(400, seed=2)
+        size, teacher_epochs, epochs, teacher_rate, rate = StudentConfig(num_layers=2), 4, 4, 1e-3, 1e-3
+    else:
+        hub = {"source": "google-research-datasets/go_emotions", "config": "simplified"}
+        rows, held_out = read(**hub, split="train"), read(**hub, split="test")
+        size, teacher_epochs, epochs, teacher_rate, rate = "T3", 4, 10, 3e-5, 1e-4
+    task = MultiLabelClassification.from_data(rows, max_length=64)
+    if options.offline and options.teacher is None:
+        tokenizer, teacher = small_teacher(task, rows)
+    else:
+        name = options.teacher or "google-bert/bert-base-uncased"
+        tokenizer, teacher = AutoTokenizer.from_pretrained(name), task.load(name)
+    size, epochs = options.student or size, epochs if options.epochs is None else options.epochs
+    train_data, test_data = task.encode(rows, tokenizer), task.encode(held_out, tokenizer)
+    print(train_data.report)
+
+    def training(name):
+        return TrainingConfig(output_dir=options.output_dir / name)
+
+    def train(trainer, model, epochs, rate):
+        loader = train_data.loader(32, shuffle_seed=options.seed)
+        steps = epochs * len(loader)
+        with trainer:
+            trainer.train(
+                torch.optim.AdamW(model.parameters(), lr=rate),
+                loader,
+                num_epochs=epochs,
+                scheduler_class=get_linear_schedule_with_warmup,
+                scheduler_args={"num_warmup_steps": steps // 10, "num_training_steps": steps},
+                max_grad_norm=1.0,
+                resume="auto" if options.resume else None,
+            )
+
+    # A teacher for the task: one yes-or-no classifier a class, trained on the labels.
+    train(BasicTrainer(training("teacher"), teacher, task.adaptor(teacher)), teacher, teacher_epochs, teacher_rate)
+
+    # The classes do not exclude each other, so the student learns the teacher's yes or no of each.
+    student = build_student(teacher, size, seed=options.seed)
+    distill_config = DistillationConfig(kd_loss_type="binary_kl", temperature=2)
+    distiller = BasicDistiller(
+        training("student"),
+        distill_config,
+        teacher,
+        student,
+        *task.adaptors(teacher, student, distill_config),
+        teacher_cache=TeacherCache(options.output_dir / "cache"),
+    )
+    train(distiller, student, epochs, rate)
+    student.save_pretrained(options.output_dir / "student")
+    tokenizer.save_pretrained(options.output_dir / "student")
+
+    # What distillation is worth: the same student, trained as long on the labels alone.
+    alone = build_student(teacher, size, seed=options.seed)
+    train(BasicTrainer(training("no_teacher"), alone, task.adaptor(alone)), alone, epochs, rate)
+
+    print(f"\n{'':<12}{'micro_f1':>10}{'macro_f1':>10}")
+    for name, model in {"teacher": teacher, "student": student, "no teacher": alone}.items():
+        scores = task.evaluate(model, test_data)
+        print(f"{name:<12}{scores['micro_f1']:10.3f}{scores['macro_f1']:10.3f}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (TextBrewerError, OSError) as error:
+        sys.exit(f"multi_label: {error}")

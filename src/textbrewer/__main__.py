@@ -1,0 +1,6 @@
+"""``python -m textbrewer`` is the command ``textbrewer``."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Models by folder or name, with the tokenizer and the task that go with them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from ..errors import ConfigError, DataError, Problem, StudentError
+from ..export.inferred import task_for
+from ..files import replaced
+from ..students.loading import load_model
+from ..students.saving import CONFIG_FILE
+from ..tasks import TASKS, Task
+from ..tasks._needed import needed
+
+RECORD = "record.json"
+"""The file beside a model that says how a run made it."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to be used.
+
+    Attributes:
+        name: the folder, or the name of the hub.
+        model: in eval mode.
+        tokenizer: that goes with it.
+        task: what it does.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    task: Task
+
+
+def load(name: str | os.PathLike[str], task: Task | None = None) -> Loaded:
+    """A model with its tokenizer and its task: as its run recorded it, else as its head tells.
+
+    Raises:
+        ConfigError: there is no such model.
+        DataError: it has no tokenizer.
+        UnsupportedError: its head is of no task.
+    """
+    model, tokenizer = any_model(name), tokenizer_of(name)
+    recorded: Any = (record_in(name) or {}).get("task")
+    is_known = isinstance(recorded, dict) and recorded.get("name") in TASKS
+    found = task or (task_from(recorded) if is_known else task_for(model, tokenizer))
+    return Loaded(os.fspath(name), model, tokenizer, found)
+
+
+def any_model(name: str | os.PathLike[str], *, revision: str | None = None) -> Any:
+    """The model in a folder or of the hub, with the head it was saved with, in eval mode. Code beside it is not run.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    if Path(name).is_dir():
+        return load_model(Path(name))
+    config = config_of(name, revision=revision)
+    transformers = needed("transformers", "transformers", "loading a model")
+    classes = [getattr(transformers, each, None) for each in config.architectures or []]
+    if not classes or classes[0] is None:
+        raise StudentError(f"{name}: its config names no model class that Transformers has: {config.architectures}")
+    with _named(name):
+        return classes[0].from_pretrained(name, revision=revision, trust_remote_code=False).eval()
+
+
+def config_of(name: str | os.PathLike[str], *, revision: str | None = None) -> Any:
+    """The Transformers config of a folder or a name of the hub; None of a student that is this library's own.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    path = Path(name)
+    if path.exists():
+        if not (path / CONFIG_FILE).is_file():
+            raise ConfigError("model", [Problem(os.fspath(name), f"a folder with {CONFIG_FILE}", "none in it")])
+        if _is_own(path):
+            return None
+    transformers = needed("transformers", "transformers", "loading a model")
+    with _named(name):
+        return transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+
+
+def tokenizer_of(name: str | os.PathLike[str], *, revision: str | None = None) -> Any:
+    """The tokenizer in a folder or of the hub.
+
+    Raises:
+        DataError: there is none.
+    """
+    transformers = needed("transformers", "transformers", "reading a tokenizer")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DataError(f"{name}: no tokenizer can be read from it: {reason}") from None
+
+
+def is_trained_for(name: str | os.PathLike[str], model_class: str, *, revision: str | None = None) -> bool:
+    """Whether a model has the head that a task's class of models has, so that it need not be fine-tuned first."""
+    config = config_of(name, revision=revision)
+    head = model_class.rpartition("For")[2]
+    if config is None or head == model_class:
+        return True  # it is one of this library, or needs no head
+    return any(each.rpartition("For")[2] == head for each in config.architectures or [])
+
+
+def teacher_of(name: str, task: Task, *, revision: str | None = None) -> Any:
+    """A teacher with this task's head, in eval mode; a head that it lacks is random.
+
+    Raises:
+        ConfigError: there is no such model, or its labels are others.
+    """
+    if config_of(name, revision=revision) is None:
+        return load_model(name)
+    return task.load(name, revision=revision, trust_remote_code=False).eval()
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder holds a student of this library, whose config says ``architecture``; Transformers' does not."""
+    try:
+        return "architecture" in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (ValueError, TypeError):
+        raise ConfigError(
+            "model", [Problem(str(folder / CONFIG_FILE), "a model's config in JSON", "no JSON")]
+        ) from None
+
+
+@contextmanager
+def _named(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Say in one line that a name leads nowhere."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        problem = Problem(os.fspath(name), "a folder with a model, or a name that the hub gives", reason)
+        raise ConfigError("model", [problem]) from None
+
+
+# What a run writes beside a model.
+
+
+def record_in(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The record of a model; None where there is none that can be read."""
+    try:
+        record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write a record; it is whole at any instant."""
+    with replaced(folder / RECORD) as beside:
+        beside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def task_settings(task: Task) -> dict[str, Any]:
+    """A task as a recipe says it."""
+    return {"name": task.name, **asdict(cast(Any, task))}
+
+
+def task_from(settings: Mapping[str, Any]) -> Task:
+    """The task of :func:`task_settings`.
+
+    Raises:
+        ConfigError: with every problem at once.
+    """
+    return TASKS[settings["name"]].from_dict({key: value for key, value in settings.items() if key != "name"})

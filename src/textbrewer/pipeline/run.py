@@ -1,0 +1,474 @@
+"""A recipe, carried out: its teacher, its student and its baseline, each made once and found again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import yaml
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .. import __version__
+from ..batching import LengthGroupedBatches
+from ..configs import DistillationConfig, IntermediateMatch, StudentConfig, TrainingConfig
+from ..configs.recipe import MATCH_RULES, CacheSettings, MatchSettings, Recipe, TrainingSettings
+from ..distillers import BasicTrainer, GeneralDistiller
+from ..doctor import Examination, examine
+from ..engine import Schedule
+from ..engine.checkpoint import described, locked
+from ..errors import ConfigError, DataError, Problem, StudentError, UnsupportedError, count_of
+from ..files import replaced, replaced_folder
+from ..students import build_student
+from ..students.presets import preset
+from ..tasks import Encoded, Task
+from ..tasks._needed import needed
+from ..tasks.adaptor import positions_of
+from ..teachers import CacheFilling, TeacherCache
+from ..teachers.cache.fingerprint import digest_of_weights
+from .data import Data, data_of, digest_of, table_of, task_of
+from .models import (
+    any_model,
+    is_trained_for,
+    record_in,
+    task_settings,
+    teacher_of,
+    tokenizer_of,
+    write_record,
+)
+
+logger = logging.getLogger("textbrewer.pipeline")
+
+RECIPE, WORK = "recipe.yaml", "work"
+TEACHER, STUDENT, BASELINE = "teacher", "student", "baseline"
+# What of a training's settings does not change its result.
+_INCIDENTAL = {
+    "output_dir",
+    "log_dir",
+    "log_every",
+    "progress_bar",
+    "keep_last",
+    "save_in_background",
+    "eval_batch_size",
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model of a run.
+
+    Attributes:
+        model: in eval mode.
+        folder: where it is, or where it was given.
+        record: how it was made, and its scores.
+    """
+
+    model: Any
+    folder: str
+    record: Mapping[str, Any]
+
+
+class Run:
+    """One recipe in its folder.
+
+    A model is trained in ``output_dir/work``, where it can be gone on from, and moved into a folder of its own once it
+    is done. What lies there is used again if it was made by the same settings, from the same data and the same teacher.
+
+    Args:
+        recipe: from :func:`~textbrewer.pipeline.read_recipe`.
+        resume: go on from what a stopped run left; otherwise an unfinished model is begun anew.
+        fresh: make everything again.
+
+    Raises:
+        UnsupportedError: there are several processes.
+        ConfigError: the teacher and the task do not fit each other.
+        DataError: the rows cannot be used, or the folder holds something else.
+    """
+
+    def __init__(self, recipe: Recipe, *, resume: bool = True, fresh: bool = False) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UnsupportedError(
+                "a recipe runs in one process; for several write a script with a distiller and start it with torchrun"
+            )
+        self.resume, self.fresh = resume, fresh
+        self.folder = Path(recipe.output_dir)
+        self._require_free()
+        teacher, source = recipe.teacher, recipe.data.train
+        table = table_of(source)
+        self.task: Task = task_of(recipe.task, teacher.model, table, source.columns, teacher.revision)
+        self.recipe = replace(recipe, task=task_settings(self.task))
+        self._given = self._teacher_as_given()
+        self._require_short()
+        self.tokenizer = tokenizer_of(teacher.tokenizer or teacher.model, revision=teacher.revision)
+        self._rehearse()
+        self.data: Data = data_of(recipe.data, self.task, self.tokenizer, recipe.seed, recipe.augmentation, table)
+
+    def _require_free(self) -> None:
+        """Refuse to write among files of something else."""
+        there = {each.name for each in self.folder.iterdir()} if self.folder.is_dir() else set()
+        if there and not there & {RECIPE, WORK}:
+            raise DataError(
+                f"output_dir: {self.folder} holds other things than a run ({', '.join(sorted(there)[:3])}); "
+                "give a new folder"
+            )
+        for name in (TEACHER, STUDENT, BASELINE):
+            if (self.folder / name).exists() and record_in(self.folder / name) is None:
+                raise DataError(
+                    f"output_dir: {self.folder / name} is there and was not made by a run; give another output_dir"
+                )
+
+    def _teacher_as_given(self) -> Any:
+        self._seed()  # of a head that is new
+        return teacher_of(self.recipe.teacher.model, self.task, revision=self.recipe.teacher.revision)
+
+    def _require_short(self) -> None:
+        """Refuse rows longer than the teacher takes."""
+        length, positions = cast(Any, self.task).max_length, positions_of(self._given)
+        if positions is not None and length > positions:
+            problem = Problem(
+                "task.max_length", f"at most {positions}, as many tokens as the teacher takes", str(length)
+            )
+            raise ConfigError("recipe", [problem])
+
+    def _rehearse(self) -> None:
+        """Put everything together once, so that what does not fit is told before anything is trained or written."""
+        self._distiller(self._given, self._new_student(self._given), self.recipe.training)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the folder to oneself, with the recipe in it."""
+        with locked(str(self.folder)):
+            self._write_recipe()
+            yield
+
+    def _write_recipe(self) -> None:
+        """The recipe with all that was found out, which repeats this run."""
+        text = yaml.safe_dump(self.recipe.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+        with replaced(self.folder / RECIPE) as beside:
+            beside.write_text(f"# Written by textbrewer {__version__}; it repeats this run.\n{text}", encoding="utf-8")
+
+    # The three models.
+
+    @cached_property
+    def teacher(self) -> Made:
+        """The teacher: as it was given, or fine-tuned."""
+        settings, model = self.recipe.teacher, self._given
+        if not self._is_to_be_trained():
+            scores = self._scores(model, settings.training)
+            logger.info("teacher: %s as it is, %s", settings.model, _told(scores))
+            return Made(model, settings.model, {"scores": scores, "seconds": 0.0})
+
+        def train(work: Path) -> Any:
+            config = self._training(settings.training, work)
+            trainer = BasicTrainer(config, model, self.task.adaptor(model))
+            return self._fit(trainer, model, self.data.labelled, config)
+
+        logger.info("teacher: fine-tuning %s on %s", settings.model, count_of(len(self.data.labelled.rows), "row"))
+        return self._made(TEACHER, model, settings.training, train)
+
+    def _is_to_be_trained(self) -> bool:
+        settings = self.recipe.teacher
+        if settings.train != "auto":
+            return bool(settings.train)
+        return not is_trained_for(settings.model, self.task.model_class, revision=settings.revision)
+
+    @cached_property
+    def student(self) -> Made:
+        """The distilled student."""
+        student = self._new_student(self.teacher.model)
+        settings = self.recipe.training
+
+        def train(work: Path) -> Any:
+            with self._cache(self.recipe.cache) as cache:
+                config = self._training(settings, work)
+                distiller = self._distiller(self.teacher.model, student, config, cache)
+                return self._fit(distiller, student, self.data.train, config)
+
+        kept = self.recipe.cache
+        parts = {
+            "teacher": digest_of_weights(self.teacher.model),
+            "distillation": described(self.recipe.distillation),
+            "matches": described(self.recipe.matches),
+            "cache": None if kept is None else [kept.dtype, kept.top_k],
+        }
+        logger.info("student: learning from the teacher on %s", count_of(len(self.data.train.rows), "row"))
+        return self._made(STUDENT, student, settings, train, parts)
+
+    @cached_property
+    def baseline(self) -> Made:
+        """The same student trained on the labels alone, for the same steps."""
+        student = self._new_student(self.teacher.model)
+        steps = self._steps(self.data.train, self.recipe.training)
+        settings = replace(self.recipe.training, num_steps=steps)
+
+        def train(work: Path) -> Any:
+            config = self._training(settings, work)
+            trainer = BasicTrainer(config, student, self.task.adaptor(student))
+            return self._fit(trainer, student, self.data.labelled, config)
+
+        logger.info("baseline: the same student, %s on the labels alone", count_of(steps, "step"))
+        return self._made(BASELINE, student, settings, train)
+
+    def _new_student(self, teacher: Any) -> Any:
+        """The student before it learns anything, always the same; its size goes into the recipe."""
+        settings = self.recipe.student
+        if settings.model is not None:
+            self._seed()  # of a head that is new
+            return teacher_of(settings.model, self.task)
+        config = student_config(settings.preset, settings.sizes, teacher)
+        sizes = {key: value for key, value in asdict(cast(Any, config)).items() if value is not None}
+        self.recipe = replace(self.recipe, student=replace(settings, preset=None, sizes=sizes))
+        return build_student(teacher, config, seed=self.recipe.seed)
+
+    def _distillation(self, teacher: Any, student: Any) -> DistillationConfig:
+        """The objective, its matches written out for these models."""
+        config, rule = self.recipe.distillation, self.recipe.matches
+        if rule is None:
+            return config
+        written = [IntermediateMatch.from_dict(each) for each in matches_of(rule, teacher, student)]
+        return replace(config, intermediate_matches=[*config.intermediate_matches, *written])
+
+    def _distiller(
+        self, teacher: Any, student: Any, training: TrainingConfig, cache: TeacherCache | None = None
+    ) -> GeneralDistiller:
+        config = self._distillation(teacher, student)
+        adaptors = self.task.adaptors(teacher, student, config)
+        return GeneralDistiller(training, config, teacher, student, *adaptors, teacher_cache=cache)
+
+    @contextmanager
+    def _cache(self, settings: CacheSettings | None) -> Iterator[TeacherCache | None]:
+        if settings is None:
+            yield None
+        elif settings.memory:
+            yield TeacherCache.in_memory(settings.dtype, settings.max_bytes, top_k=settings.top_k)
+        else:
+            path = settings.path or self.folder / "cache"
+            with TeacherCache(path, settings.dtype, settings.max_bytes, top_k=settings.top_k) as cache:
+                yield cache
+
+    def fill_cache(self) -> CacheFilling:
+        """Fill the cache with what the student will ask of the teacher; see :meth:`TeacherCache.build`."""
+        student = self._new_student(self.teacher.model)
+        settings = self.recipe.training
+        with self._cache(self.recipe.cache or CacheSettings()) as cache:
+            assert cache is not None
+            config = self._training(settings, self.folder / WORK / "cache")
+            distiller = self._distiller(self.teacher.model, student, config, cache)
+            return cache.build(distiller, self._loader(self.data.train, settings), progress_bar=settings.progress_bar)
+
+    def examine(self) -> Examination:
+        """Look over all of it without training anything; see :func:`textbrewer.doctor.examine`."""
+        teacher, settings = self._given, self.recipe.training
+        student = self._new_student(teacher)
+        parts = {"train": self.data.labelled, "validation": self.data.validation, "test": self.data.test}
+        return examine(
+            self.task,
+            {name: part for name, part in parts.items() if part is not None},
+            self.tokenizer,
+            teacher,
+            student,
+            lambda config: self._distiller(teacher, student, config),
+            next(iter(self._loader(self.data.train, settings))),
+            trained=not self._is_to_be_trained(),
+            steps=self._steps(self.data.train, settings),
+        )
+
+    # How a model is made.
+
+    def _made(
+        self,
+        name: str,
+        model: Any,
+        settings: TrainingSettings,
+        train: Callable[[Path], Any],
+        parts: Mapping[str, Any] | None = None,
+    ) -> Made:
+        """The model called ``name``: as an earlier run made it of the same parts, or trained now."""
+        told = {
+            "model": digest_of_weights(model),
+            "data": self.data.key,
+            "task": task_settings(self.task),
+            "training": _lasting(settings),
+            "seed": self.recipe.seed,
+            "version": __version__,
+        }
+        key = digest_of({**(parts or {}), **told})
+        folder, work = self.folder / name, self.folder / WORK / f"{name}-{key}"
+        record = record_in(folder)
+        if record is not None and record.get("key") == key and not self.fresh:
+            return self._found(name, folder, record, settings)
+        if self.fresh or not self.resume:
+            shutil.rmtree(work, ignore_errors=True)
+        gone_on = (work / "checkpoints").is_dir()
+        started = time.perf_counter()
+        self._seed()
+        evaluations = train(work)
+        seconds = time.perf_counter() - started
+        record = {
+            "key": key,
+            "task": task_settings(self.task),
+            "scores": self._scores(model, settings),
+            "scored": self.data.scored_key,
+            "evaluations": evaluations,
+            "seconds": round(seconds, 2),
+            "resumed": gone_on,
+            "textbrewer": __version__,
+        }
+        with replaced_folder(folder) as beside:
+            model.save_pretrained(beside)
+            self.tokenizer.save_pretrained(beside)
+            if (work / "log").is_dir():
+                shutil.copytree(work / "log", beside / "log")
+            write_record(beside, record)
+        for left in self.folder.glob(f"{WORK}/{name}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if not any((self.folder / WORK).iterdir()):
+            (self.folder / WORK).rmdir()
+        logger.info("%s: %s (%.0f s)", name, _told(record["scores"]), seconds)
+        return Made(model.eval(), str(folder), record)
+
+    def _found(self, name: str, folder: Path, record: dict[str, Any], settings: TrainingSettings) -> Made:
+        """A model that is there already, scored anew if the rows to score it on are others."""
+        model = any_model(folder)
+        if record.get("scored") != self.data.scored_key:
+            record |= {"scores": self._scores(model, settings), "scored": self.data.scored_key}
+            write_record(folder, record)
+        logger.info("%s: already there, %s", name, _told(record["scores"]))
+        return Made(model, str(folder), record)
+
+    def _scores(self, model: nn.Module, settings: TrainingSettings) -> dict[str, float]:
+        return self.task.evaluate(model, self.data.scored, settings.eval_batch_size)
+
+    def _fit(self, distiller: Any, model: nn.Module, rows: Encoded, config: TrainingSettings) -> Sequence[Any]:
+        """Train a model, keep its best weights, and return its scores along the way."""
+        loader = self._loader(rows, config)
+        total = self._steps(rows, config)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in trained if parameter.ndim > 1]},
+            # Biases and norms.
+            {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+        schedule, arguments = _scheduler(config, total)
+        with distiller:
+            distiller.train(
+                optimizer,
+                loader,
+                num_epochs=config.num_epochs,
+                num_steps=config.num_steps,
+                scheduler_class=schedule,
+                scheduler_args=arguments,
+                max_grad_norm=config.max_grad_norm or -1.0,
+                resume="auto",
+                evaluate=lambda each: self.task.evaluate(each, self.data.validation, config.eval_batch_size),
+            )
+        return list(distiller.evaluations)
+
+    def _loader(self, rows: Encoded, settings: TrainingSettings) -> DataLoader[Any]:
+        """Batches in an order that depends on the seed alone."""
+        if not settings.group_by_length:
+            return rows.loader(settings.batch_size, shuffle_seed=self.recipe.seed)
+        batches = LengthGroupedBatches(rows.lengths, settings.batch_size, seed=self.recipe.seed)
+        return DataLoader(rows, batch_sampler=cast(Any, batches), collate_fn=rows.padding)
+
+    def _steps(self, rows: Encoded, settings: TrainingSettings) -> int:
+        if settings.num_steps is not None:
+            return settings.num_steps
+        return Schedule.of(settings, self._loader(rows, settings), settings.num_epochs, None).total_steps
+
+    def _training(self, settings: TrainingSettings, work: Path) -> TrainingSettings:
+        """The settings of one training in its folder, with checkpoints along the way and the best one kept."""
+        every = settings.ckpt_steps
+        if every is None and settings.num_steps is not None:
+            every = max(1, settings.num_steps // 5)
+        return replace(
+            settings,
+            output_dir=str(work),
+            log_dir=str(work / "log"),
+            ckpt_steps=every,
+            metric_for_best_model=settings.metric_for_best_model or self.task.main_metric,
+            load_best_model_at_end=True,
+        )
+
+    def _seed(self) -> None:
+        """Everything random from here on, by the recipe's seed."""
+        needed("transformers", "transformers", "a recipe").set_seed(self.recipe.seed)
+
+
+def student_config(name: str | None, sizes: Mapping[str, Any], teacher: Any) -> StudentConfig:
+    """The size of a student: a preset's, or half of the teacher's layers, changed by ``sizes``.
+
+    Raises:
+        StudentError: the teacher has no layers to count.
+        ConfigError: a size cannot be used.
+    """
+    if name is not None:
+        base = {each: value for each, value in asdict(cast(Any, preset(name))).items() if value is not None}
+    elif "num_layers" in sizes:
+        base = {}
+    else:
+        layers = getattr(getattr(teacher, "config", None), "num_hidden_layers", None)
+        if layers is None:
+            raise StudentError(
+                f"{type(teacher).__name__} has no layers that half could be taken of; give student.model"
+            )
+        base = {"num_layers": max(1, layers // 2)}
+    return StudentConfig.from_dict({**base, **sizes})
+
+
+def matches_of(settings: MatchSettings, teacher: Any, student: Any) -> list[dict[str, Any]]:
+    """The matches of a rule for two models.
+
+    Raises:
+        ConfigError: the rule and the models do not fit each other.
+        StudentError: a model does not tell its layers.
+    """
+    rule, given = MATCH_RULES[settings.rule], dict(settings.options)
+    if settings.rule in ("minilm", "minilmv2"):
+        return rule(**given)
+    depths = [_told_by(model, "num_hidden_layers", "num_layers") for model in (teacher, student)]
+    widths = [_told_by(model, "hidden_size") for model in (teacher, student)]
+    if widths[0] != widths[1] and given.get("features") not in ("attention", ["attention"]):
+        given |= {"teacher_width": widths[0], "student_width": widths[1]}
+    return rule(*depths, **given)
+
+
+def _told_by(model: Any, *names: str) -> int:
+    """A number of a model's config."""
+    for name in names:
+        found = getattr(getattr(model, "config", None), name, None)
+        if isinstance(found, int):
+            return found
+    raise StudentError(
+        f"{type(model).__name__} does not tell its {names[0]}, which matches by rule need; write "
+        "distillation.intermediate_matches, or distillation.matches: none"
+    )
+
+
+def _lasting(settings: TrainingSettings) -> str:
+    """What of the settings changes the result."""
+    kept = {each.name: getattr(settings, each.name) for each in fields(cast(Any, settings))}
+    return described({name: value for name, value in kept.items() if name not in _INCIDENTAL})
+
+
+def _scheduler(config: TrainingSettings, total: int) -> tuple[Callable[..., Any], dict[str, int]]:
+    transformers = needed("transformers", "transformers", "a recipe")
+    growing = {"num_warmup_steps": round(config.warmup * total)}
+    if config.schedule == "constant":
+        return transformers.get_constant_schedule_with_warmup, growing
+    chosen = f"get_{config.schedule}_schedule_with_warmup"
+    return getattr(transformers, chosen), {**growing, "num_training_steps": total}
+
+
+def _told(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())

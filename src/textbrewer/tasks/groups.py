@@ -1,0 +1,69 @@
+"""Rows of several sequences that a model reads one by one: a query and its candidates, two sentences to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .encoded import SEQUENCES, Feature, Padding, tensor_of
+
+PRESENT = "present"
+"""The key by which a batch says which candidates of a row there are, ``(batch, candidates)``."""
+
+COLUMNS = "columns"
+"""The key by which a batch says which of its columns hold any text, ``(first, last + 1)``."""
+
+
+class GroupPadding:
+    """Collates rows of several sequences into a batch of ``(batch, sequences, length)``.
+
+    Every batch is as long as any other, so that a row looks the same to a teacher cache in all of them; a model is fed
+    only the columns that hold text.
+
+    Args:
+        tokenizer: its padding token, side and token type.
+        number: sequences of a row; where there are fewer, the others are a padding token each.
+        length: of a sequence.
+
+    Raises:
+        DataError: the tokenizer has no padding token.
+    """
+
+    def __init__(self, tokenizer: Any, number: int, length: int) -> None:
+        self.number, self.padding = number, Padding(tokenizer, length=length)
+
+    def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
+        blank = {key: np.asarray([self.padding.fills[key]]) for key in features[0][SEQUENCES][0]}
+        sequences = [
+            sequence
+            for feature in features
+            for sequence in [*feature[SEQUENCES], *[blank] * (self.number - len(feature[SEQUENCES]))]
+        ]
+        flat = self.padding(sequences)
+        batch: dict[str, Any] = {key: value.reshape(len(features), self.number, -1) for key, value in flat.items()}
+        batch[COLUMNS] = _used(flat["attention_mask"])
+        return batch | {key: tensor_of([f[key] for f in features]) for key in features[0] if key != SEQUENCES}
+
+
+def is_grouped(batch: Mapping[str, Any]) -> bool:
+    """Whether the rows of a batch have several sequences."""
+    ids = batch.get("input_ids")
+    return isinstance(ids, Tensor) and ids.dim() == 3
+
+
+def sequences_of(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The sequences of all rows, ``(batch · sequences, columns used)``; of rows that are one sequence, the batch."""
+    if not is_grouped(batch):
+        return batch
+    # A teacher cache makes batches of some of the rows, which do not say it.
+    start, stop = batch.get(COLUMNS) or _used(batch["attention_mask"].flatten(0, 1))
+    by_token = {key: value for key, value in batch.items() if isinstance(value, Tensor) and value.dim() == 3}
+    return {key: value[..., start:stop].flatten(0, 1) for key, value in by_token.items()}
+
+
+def _used(mask: Tensor) -> tuple[int, int]:
+    columns = (mask != 0).any(dim=0).nonzero()
+    return int(columns[0]), int(columns[-1]) + 1

@@ -1,0 +1,197 @@
+"""Recipes as plain values: defaults, shorthands, every problem at once, and YAML that is only data."""
+
+from __future__ import annotations
+
+import pytest
+
+from textbrewer.configs.recipe import MATCH_RULES, Recipe, expanded, match_options, read_yaml, yaml_value
+from textbrewer.errors import ConfigError
+
+SMALLEST = {"task": "text_classification", "teacher": "bert-base-uncased", "data": "films.csv"}
+
+
+def problems_of(values):
+    with pytest.raises(ConfigError) as raised:
+        Recipe.from_dict(values)
+    return {problem.path: str(problem) for problem in raised.value.problems}
+
+
+def test_three_keys_are_a_recipe():
+    recipe = Recipe.from_dict(SMALLEST)
+    assert recipe.task == {"name": "text_classification"}
+    assert (recipe.teacher.model, recipe.teacher.train, recipe.data.train.path) == (
+        "bert-base-uncased",
+        "auto",
+        "films.csv",
+    )
+    assert (recipe.student.preset, recipe.student.model, recipe.student.sizes) == (None, None, {})
+    assert (recipe.training.num_epochs, recipe.training.learning_rate, recipe.training.batch_size) == (3, 1e-4, 32)
+    assert recipe.teacher.training.learning_rate == 3e-5
+    assert recipe.distillation.temperature == 4 and recipe.matches.rule == "uniform"
+    assert (recipe.cache, recipe.augmentation, recipe.export, recipe.baseline, recipe.seed) == (
+        None,
+        None,
+        None,
+        False,
+        0,
+    )
+
+
+def test_what_a_recipe_says_of_itself_is_read_again_as_the_same():
+    recipe = Recipe.from_dict(
+        {
+            **SMALLEST,
+            "student": {"preset": "T6", "layers": "last"},
+            "data": {"train": "a.csv", "test": {"path": "b.tsv", "columns": {"text": "0"}}, "columns": {"label": "y"}},
+            "distillation": {"matches": {"rule": "minilm", "heads": 4}, "hard_label_weight": 1},
+            "cache": True,
+            "augmentation": {"n": 2, "operations": {"masking": 0.1}},
+            "export": {"card": {"licence": "MIT"}},
+        }
+    )
+    again = Recipe.from_dict(recipe.to_dict())
+    assert again == recipe
+    assert recipe.data.train.columns == {"label": "y"} and recipe.data.test.columns == {"text": "0"}
+
+
+@pytest.mark.parametrize("off", [None, "none"])
+def test_matches_that_are_off_stay_off(off):
+    recipe = Recipe.from_dict({**SMALLEST, "distillation": {"matches": off}})
+    assert recipe.matches is None and Recipe.from_dict(recipe.to_dict()).matches is None
+
+
+def test_matches_written_out_take_the_place_of_the_rule():
+    match = {"layer_T": 1, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse"}
+    recipe = Recipe.from_dict({**SMALLEST, "distillation": {"intermediate_matches": [match]}})
+    assert recipe.matches is None and len(recipe.distillation.intermediate_matches) == 1
+
+
+def test_shorthands():
+    assert expanded({**SMALLEST, "student": "T6", "cache": "runs/cache", "export": False}) == {
+        "task": {"name": "text_classification"},
+        "teacher": {"model": "bert-base-uncased"},
+        "student": {"preset": "T6"},
+        "data": {"train": {"path": "films.csv"}},
+        "cache": {"path": "runs/cache"},
+    }
+    assert expanded("no recipe") == "no recipe"
+
+
+def test_shared_settings_of_files_are_not_those_of_text_without_labels():
+    data = expanded({"data": {"train": "a.csv", "unlabelled": "b.txt", "format": "csv"}})["data"]
+    assert data == {"train": {"path": "a.csv", "format": "csv"}, "unlabelled": {"path": "b.txt"}}
+
+
+def test_every_problem_is_told_at_once_with_its_path():
+    found = problems_of(
+        {
+            "task": 3,
+            "techer": "x",
+            "student": {"num_layrs": 3, "hidden_size": 0},
+            "data": {"train": {"path": "a.csv", "colums": {}}, "validation_share": 2},
+            "distillation": {"temperature": -1, "kd_loss_type": "cee", "matches": {"rule": "uniform", "loess": "cos"}},
+            "training": {"learning_rate": "fast", "output_dir": "x", "num_epoch": 3},
+            "cache": {"dtype": "float8"},
+            "seed": -1,
+        }
+    )
+    assert set(found) == {
+        "techer",
+        "task",
+        "teacher",
+        "student.num_layrs",
+        "student.hidden_size",
+        "data.train.colums",
+        "distillation.temperature",
+        "distillation.kd_loss_type",
+        "distillation.matches",
+        "training.learning_rate",
+        "training.output_dir",
+        "training.num_epoch",
+        "cache.dtype",
+        "seed",
+    }
+    assert "did you mean 'teacher'?" in found["techer"]
+    assert "did you mean 'num_layers'?" in found["student.num_layrs"]
+    assert "did you mean 'columns'?" in found["data.train.colums"]
+    assert "did you mean 'loss'?" in found["distillation.matches"]
+    assert "did you mean 'num_epochs'?" in found["training.num_epoch"]
+    assert "write it at the top of the recipe" in found["training.output_dir"]
+
+
+def test_a_student_that_is_there_has_no_size():
+    assert "`model`, or a size" in problems_of({**SMALLEST, "student": {"model": "a", "num_layers": 3}})["student"]
+
+
+@pytest.mark.parametrize("values", [None, [], "text", 3])
+def test_what_is_no_mapping_is_no_recipe(values):
+    assert "(the whole recipe)" in problems_of(values)
+
+
+@pytest.mark.parametrize("section", ["teacher", "student", "data", "distillation", "training", "cache"])
+def test_a_section_that_is_no_mapping(section):
+    assert "a mapping" in problems_of({**SMALLEST, section: [1]})[section]
+
+
+def test_rules_take_what_their_functions_take():
+    assert set(match_options("uniform")) == {"features", "loss", "weight", "embeddings"}
+    assert set(match_options("minilmv2")) == {"heads", "teacher_layer", "student_layer", "weight"}
+    assert all(match_options(rule) for rule in MATCH_RULES)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("2.5E+3", 2500.0),
+        ("1.0e-5", 1e-5),
+        ("3", 3),
+        ("'1e-4'", "1e-4"),
+        ("[a, 1]", ["a", 1]),
+        ("", None),
+    ],
+)
+def test_values(text, value):
+    found = yaml_value(text, "a value")
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!python/object/apply:os.system ['touch ran']",
+        "a: !!python/name:os.system",
+        "!!python/object/new:subprocess.Popen [[touch, ran]]",
+        "a: !include /etc/passwd",
+    ],
+)
+def test_tags_that_would_run_code_are_refused(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"could not determine a constructor for the tag"):
+        read_yaml(tmp_path / "recipe.yaml")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_aliases_are_refused_because_a_small_file_could_grow_huge():
+    with pytest.raises(ConfigError, match=r"line 2, column 5.*aliases"):
+        yaml_value("a: &x [1, 2]\nb: [*x, *x]", "a recipe")
+
+
+def test_a_key_that_stands_twice():
+    with pytest.raises(ConfigError, match=r"line 3, column 1.*'seed' is there twice"):
+        yaml_value("seed: 1\ntask: x\nseed: 2", "a recipe")
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\t- x", "[" * 5000, "when: 2024-99-99"])
+def test_what_is_no_yaml(text):
+    with pytest.raises(ConfigError, match="YAML of plain values"):
+        yaml_value(text, "a recipe")
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "bytes.yaml").write_bytes(b"task: \xff\xfe")
+    with pytest.raises(ConfigError, match=r"text in UTF-8, got byte 0xff at 6"):
+        read_yaml(tmp_path / "bytes.yaml")
+    with pytest.raises(ConfigError, match="expected a file"):
+        read_yaml(tmp_path)

@@ -1,0 +1,47 @@
+"""Terms with options, and schemes, in two processes: as one does it, or at least alike in both."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from tests.integration.test_ranks import HERE, run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def became(tmp_path_factory):
+    """What one process makes of its students, and each of two."""
+    alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
+    script = str(HERE / "in_scheme_ranks.py")
+    run(sys.executable, script, str(alone), "4")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    run(*launch, script, str(together), "2")
+    paths = (alone / "became-0.pt", together / "became-0.pt", together / "became-1.pt")
+    return [torch.load(path, weights_only=True) for path in paths]
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "mutual"])
+def test_two_processes_do_what_one_does(became, name):
+    alone, first, _ = (runs[name] for runs in became)
+    assert alone.keys() == first.keys()
+    for key, value in alone.items():
+        torch.testing.assert_close(first[key], value, rtol=0, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "gradient_norm", "mutual", "theseus", "crd"])
+def test_both_processes_have_the_same_student(became, name):
+    """And the same norms; the memory of CRD is each one's own."""
+    _, first, second = (runs[name] for runs in became)
+    own = [key for key in first if key.startswith("beside.") and name == "crd"]
+    assert all(torch.equal(first[key], second[key]) for key in first if key not in own)
+    assert own == [] or not torch.equal(first["beside.0.memory_S"], second["beside.0.memory_S"])
+
+
+def test_a_stage_that_is_finished_is_found_by_both(became):
+    for runs in became:
+        again = runs["theseus, found finished"]
+        assert all(torch.equal(again[key], value) for key, value in runs["theseus"].items())

@@ -92,10 +92,8 @@ class Candidate:
         return max((cost / limit for cost, limit in pairs if cost is not None and limit is not None), default=0.0)
 
     def beats(self, other: Candidate) -> bool:
-        """Whether it is as good in capacity, latency and size, and better in one of them. Both are measured."""
-        mine, theirs = (
-            (-each.capacity, each.latency_ms or 0.0, each.megabytes, each.parameters) for each in (self, other)
-        )
+        """Whether it is as capable and as fast, and better in one of both. Both are measured."""
+        mine, theirs = ((-each.capacity, each.latency_ms or 0.0) for each in (self, other))
         return all(a <= b for a, b in zip(mine, theirs, strict=True)) and mine != theirs
 
 
@@ -119,7 +117,10 @@ class Plan:
 
     @property
     def front(self) -> tuple[Candidate, ...]:
-        """The measured candidates that no other beats: what less latency and less size cost in capacity."""
+        """The candidates of a size that fits which no other beats: what less latency costs in capacity.
+
+        Size is no third axis, since it grows with capacity: nearly everything would be on that front.
+        """
         measured = [each for each in self.candidates if each.latency_ms is not None]
         return tuple(each for each in measured if not any(other.beats(each) for other in measured))
 
@@ -262,7 +263,7 @@ def _require_sensible(teacher: Any, limits: Limits, candidates: Sequence[Student
     positions = positions_of(teacher)
     if positions is not None and limits.length > positions:
         raise StudentError(
-            f"plan: {type(teacher).__name__} takes {positions} tokens a row, got length={limits.length}; give at most that"
+            f"plan: {type(teacher).__name__} takes {positions} tokens a row, got length={limits.length}; give less"
         )
 
 

@@ -197,9 +197,15 @@ class Distiller(ABC):
 
     @contextmanager
     def _modes(self) -> Iterator[None]:
-        teachers = self._teachers()
-        with modes_kept(self.model_S, *teachers):
+        with modes_kept(self.model_S), self.modes_of_teachers():
             self.model_S.train()
+            yield
+
+    @contextmanager
+    def modes_of_teachers(self) -> Iterator[None]:
+        """Teachers in eval mode, and then as they were."""
+        teachers = self._teachers()
+        with modes_kept(*teachers):
             for teacher in teachers:
                 teacher.eval()
             yield

@@ -82,7 +82,7 @@ def save_best(student: Any, weights: Mapping[str, Tensor], output_dir: str) -> P
     path = Path(output_dir) / "best"
     with replaced_folder(path) as beside:
         if not callable(getattr(student, "save_pretrained", None)):
-            save_file(_apart(weights), beside / "student.safetensors")
+            save_file(apart(weights), beside / "student.safetensors")
         elif is_sharded(student):
             student.save_pretrained(beside, state_dict=dict(weights))
         else:
@@ -273,10 +273,7 @@ class Checkpoints:
     def _load(self, path: Path, state: RunState) -> None:
         about = json.loads((path / _STATE).read_text(encoding="utf-8"))
         set_tensors(state.student, load_file(path / "student.safetensors"))
-        beside = load_file(path / "beside.safetensors")
-        for i, part in enumerate(state.beside):
-            own = {key.partition(".")[2]: value for key, value in beside.items() if key.partition(".")[0] == str(i)}
-            set_tensors(part, own)
+        set_numbered(state.beside, load_file(path / "beside.safetensors"))
         training = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
         _spread(training["optimizer"], state.optimizer)
         state.optimizer.load_state_dict(training["optimizer"])
@@ -357,9 +354,8 @@ def _write(
     every: list[Any],
     about: Mapping[str, Any],
 ) -> None:
-    save_file(_apart(weights), folder / "student.safetensors")
-    numbered = {f"{i}.{name}": value for i, part in enumerate(beside) for name, value in part.items()}
-    save_file(_apart(numbered), folder / "beside.safetensors")
+    save_file(apart(weights), folder / "student.safetensors")
+    save_file(apart(numbered(beside)), folder / "beside.safetensors")
     torch.save(dict(training), folder / "training.pt")
     torch.save(every, folder / "processes.pt")
     (folder / _STATE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -367,7 +363,19 @@ def _write(
     (folder / _MANIFEST).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def numbered(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights of several modules in one mapping."""
+    return {f"{i}.{name}": value for i, part in enumerate(parts) for name, value in part.items()}
+
+
+def set_numbered(modules: Sequence[nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Load what :func:`numbered` put together."""
+    for i, module in enumerate(modules):
+        own = {key.partition(".")[2]: value for key, value in tensors.items() if key.partition(".")[0] == str(i)}
+        set_tensors(module, own)
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every tensor with memory of its own, as safetensors wants it."""
     seen: set[int] = set()
     apart = {}

@@ -17,7 +17,7 @@ from textbrewer.planner import Limits, default_candidates, plan  # noqa: E402
 from textbrewer.report.profile import seconds  # noqa: E402
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 6}
-SHORT = {"length": 8}
+SHORT = {"length": 8, "headroom": 0}
 
 
 def teacher(**changes):
@@ -55,6 +55,7 @@ GRID = [StudentConfig(layers, hidden_size=width) for layers in (1, 2, 4) for wid
         (Limits(max_latency_ms=8, **SHORT), (2, 32)),  # 4 x 16 takes as long and has fewer parameters
         (Limits(max_latency_ms=7.9, **SHORT), (1, 32)),
         (Limits(max_latency_ms=1, **SHORT), (1, 8)),
+        (Limits(max_latency_ms=8.1, length=8, headroom=0.1), (1, 32)),
         (Limits(max_params=29_000, **SHORT), (1, 32)),
         (Limits(max_params=25_000, max_latency_ms=4.1, **SHORT), (2, 16)),
         (Limits(max_mb=0.08, **SHORT), (4, 16)),
@@ -65,7 +66,10 @@ def test_the_most_capable_that_fits_is_chosen(clock, limits, chosen):
     fitting = [
         each
         for each in found.candidates
-        if (limits.max_latency_ms is None or each.layers * each.width / 8 <= limits.max_latency_ms)
+        if (
+            limits.max_latency_ms is None
+            or each.layers * each.width / 8 <= limits.max_latency_ms * (1 - limits.headroom)
+        )
         and (limits.max_mb is None or each.megabytes <= limits.max_mb)
         and (limits.max_params is None or each.parameters <= limits.max_params)
     ]
@@ -130,7 +134,10 @@ def test_the_table_and_the_json(clock):
     lines = str(found).splitlines()
     assert lines[1].startswith("teacher") and "24.00" in lines[1]
     assert next(line for line in lines if line.endswith("chosen")).startswith("2 layers x 32")
-    assert "At most 8 ms, 60,000 parameters; 1 x 8 tokens. Measured on" in lines[-1] and "1 thread." in lines[-1]
+    assert (
+        "At most 8 ms, 60,000 parameters; 1 x 8 tokens, 0% of the time left free. Measured on" in lines[-1]
+        and "1 thread." in lines[-1]
+    )
     told = json.loads(json.dumps(found.to_dict()))
     assert told["chosen"]["config"]["hidden_size"] == 32 and len(told["candidates"]) == len(GRID)
     assert told["limits"]["max_params"] == 60_000 and told["chosen"] in told["front"]
@@ -157,6 +164,7 @@ def test_the_plot_names_the_axes_and_the_teacher(clock):
         ),
         (Limits(max_mb=0.001, **SHORT), r"at most 0.001 MB.*or prune the vocabulary first: \d\d% of these parameters"),
         (Limits(), "nothing is limited; give Limits max_latency_ms, max_mb or max_params"),
+        (Limits(max_mb=1, headroom=1), "headroom from 0 to below 1, got 1"),
         (Limits(max_mb=0, batch=0), "expected numbers above 0, got max_mb=0, batch=0"),
         (Limits(max_mb=1, length=999), "takes 512 tokens a row, got length=999"),
     ],
@@ -204,8 +212,12 @@ def test_a_student_planned_for_a_third_of_the_teachers_latency_meets_it_when_mea
     given = teacher(hidden_size=256, intermediate_size=1024)
     ids = torch.randint(5, 60, (1, 64))
     batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}] * 60
-    third = 1000 * statistics.median(seconds({"": given}, batches)[""]) / 3
-    found = plan(given, Limits(max_latency_ms=third, length=64), repeats=60)
+    for _ in range(3):
+        third = 1000 * statistics.median(seconds({"": given}, batches)[""]) / 3
+        found = plan(given, Limits(max_latency_ms=third, length=64), repeats=30)
+        # A limit in milliseconds is that of the teacher only while the machine is as fast as it was.
+        if abs(found.teacher.latency_ms / 3 - third) < 0.05 * third:
+            break
     again = seconds({"teacher": given, "student": build_student(given, found.chosen.config)}, batches)
     medians = {name: statistics.median(taken) for name, taken in again.items()}
     assert medians["student"] <= medians["teacher"] / 3

@@ -41,6 +41,7 @@ class Limits:
         batch: rows of the batch.
         length: tokens of each row.
         threads: of PyTorch; None for as many as it has.
+        headroom: share of ``max_latency_ms`` that is left free when it is measured, because other moments are slower.
     """
 
     max_latency_ms: float | None = None
@@ -49,6 +50,7 @@ class Limits:
     batch: int = 1
     length: int = 128
     threads: int | None = None
+    headroom: float = 0.1
 
     def __str__(self) -> str:
         found = [(self.max_latency_ms, "{:g} ms"), (self.max_mb, "{:g} MB"), (self.max_params, "{:,} parameters")]
@@ -83,9 +85,9 @@ class Candidate:
         return f"{count_of(self.layers, 'layer')} x {self.width}"
 
     def excess(self, limits: Limits) -> float:
-        """Its largest cost as a share of the limit; it fits where this is at most 1. Unknown costs do not count."""
+        """Its largest cost as a share of what is allowed, which it fits at 1 and less; unknown costs do not count."""
         pairs = [
-            (self.latency_ms, limits.max_latency_ms),
+            (self.latency_ms, limits.max_latency_ms and limits.max_latency_ms * (1 - limits.headroom)),
             (self.megabytes, limits.max_mb),
             (self.parameters, limits.max_params),
         ]
@@ -144,8 +146,9 @@ class Plan:
             ]
             for each in (self.teacher, *self.candidates)
         ]
-        batch = f"{self.limits.batch} x {self.limits.length} tokens"
-        return f"{aligned([head, *rows])}\n\nAt most {self.limits}; {batch}. Measured on {self.machine}."
+        free = f", {self.limits.headroom:.0%} of the time left free" if self.limits.max_latency_ms is not None else ""
+        how = f"{self.limits.batch} x {self.limits.length} tokens{free}"
+        return f"{aligned([head, *rows])}\n\nAt most {self.limits}; {how}. Measured on {self.machine}."
 
     def svg(self) -> str:
         """Capacity by latency as a plot, with the front as a line, and the limit."""
@@ -250,7 +253,9 @@ def default_candidates(teacher: Any) -> list[StudentConfig]:
 
 
 def _require_sensible(teacher: Any, limits: Limits, candidates: Sequence[StudentConfig] | None, repeats: int) -> None:
-    numbers = {**vars(limits), "repeats": repeats}
+    if not 0 <= limits.headroom < 1:
+        raise StudentError(f"plan: expected headroom from 0 to below 1, got {limits.headroom}")
+    numbers = {name: value for name, value in vars(limits).items() if name != "headroom"} | {"repeats": repeats}
     wrong = [f"{name}={value}" for name, value in numbers.items() if value is not None and value <= 0]
     if wrong:
         raise StudentError(f"plan: expected numbers above 0, got {', '.join(wrong)}")

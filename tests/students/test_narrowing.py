@@ -304,6 +304,7 @@ def test_the_teacher_and_its_dtype_stay_and_tied_embeddings_stay_tied():
         ("Bert", StudentConfig(2, init="svd", family="bigru"), None, "got family='bigru'; leave family out"),
         ("Bert", StudentConfig(2), [rows()], "rows= are for one of 'importance', 'svd', got init='teacher'"),
         ("Bert", StudentConfig(2, init="svd"), [], "no batch with a real token"),
+        ("Bert", StudentConfig(2, init="svd"), [(torch.ones(1, 2),)], "dicts of tensors by name; got a tuple"),
     ],
 )
 def test_what_cannot_be_narrowed(family, config, given, message):

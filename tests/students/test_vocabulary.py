@@ -183,6 +183,7 @@ def word_level():
     [
         (wordpiece, [], {}, StudentError, "the texts have no tokens"),
         (wordpiece, [""], {}, StudentError, "the texts have no tokens"),
+        (wordpiece, "the cat", {}, StudentError, "got the one text 'the cat'; put it in a list"),
         (wordpiece, ["a"], {"min_count": 0}, StudentError, "min_count of at least 1, got 0"),
         (wordpiece, [[4, 9999]], {}, StudentError, r"token id 9999, but the tokenizer has 0\.\."),
         (SlowTokenizer, ["a"], {}, UnsupportedError, "got SlowTokenizer with none that Transformers calls fast"),

@@ -203,22 +203,47 @@ def student(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="A size by name, as in T6.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of random weights.")] = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="Measure sizes; take the best within the limits.")] = False,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Limit of a plan: median of a batch.")] = None,
+    max_mb: Annotated[float | None, typer.Option(help="Limit of a plan: millions of bytes.")] = None,
+    max_params: Annotated[int | None, typer.Option(help="Limit of a plan: parameters.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Rows of a batch, of a plan.")] = 1,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a row, of a plan.")] = 128,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads, of a plan.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="An SVG file for the plot of a plan.")] = None,
     json: Json = False,
 ) -> None:
-    """Build a student from a teacher; without a size, of half of its layers.
+    """Build a student from a teacher: of a size that is given, or planned for limits, else of half of its layers.
 
     Examples:
 
     - `textbrewer student runs/films/teacher films-student num_layers=3`
     - `textbrewer student bert-base-uncased tiny --preset T4-tiny`
+    - `textbrewer student runs/films/teacher fast --plan --max-latency-ms 5 --threads 2 --plot plan.svg`
     """
     from .. import pipeline
+    from ..pipeline.models import any_model
+    from ..planner import Limits
+    from ..planner import plan as plan_for
 
     chosen = pairs_of(sizes, "sizes")
     if preset is not None and chosen:
         raise ConfigError("student", [Problem("--preset", "a preset or sizes, not both", f"{preset!r} and {chosen}")])
-    report = pipeline.make_student(teacher, output, preset or chosen or None, seed=seed)
-    show({"folder": str(output), **asdict(report)}, json, f"{output}\n{report}")
+    limits = Limits(max_latency_ms, max_mb, max_params, batch, length, threads)
+    if not plan and (str(limits) or plot):
+        raise ConfigError("student", [Problem("--plan", "--plan with limits and --plot", "none")])
+    if not plan:
+        report = pipeline.make_student(teacher, output, preset or chosen or None, seed=seed)
+        show({"folder": str(output), **asdict(report)}, json, f"{output}\n{report}")
+        return
+    if preset is not None or chosen:
+        raise ConfigError("student", [Problem("--plan", "a plan or a size, not both", repr(preset or chosen))])
+    found = plan_for(any_model(teacher), limits)
+    report = pipeline.make_student(teacher, output, found.chosen.config, seed=seed)
+    if plot:
+        plot.write_text(found.svg(), encoding="utf-8")
+    told = {"folder": str(output), **asdict(report), "plan": found.to_dict()}
+    show(told, json, f"{found}\n\n{output}\n{report}")
 
 
 @app.command()

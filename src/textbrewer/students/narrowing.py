@@ -102,7 +102,8 @@ def narrow(
         The names of the student's tensors, and what each was made of.
 
     Raises:
-        StudentError: the layers are of another kind, the student is wider in something, or there are no rows.
+        StudentError: the layers are of another kind, the student is wider in something, or there are no rows that the
+            teacher can take.
     """
     _require_known_layers(teacher, prefix)
     given, wanted = teacher.config, student.config
@@ -216,6 +217,11 @@ def _by_rows(teacher: Any, prefix: str, chosen: list[int], rows: Rows) -> _Impor
     totals: list[Tensor] = []
     moment, tokens = torch.zeros(()), 0
     for batch in rows:
+        if not isinstance(batch, Mapping):
+            raise StudentError(
+                f"build_student: rows= must be batches as the teacher takes them, dicts of tensors by name; got a "
+                f"{type(batch).__name__}"
+            )
         given, hidden, loss = _watched(teacher, layers, [layers[i] for i in chosen], to_device(batch, device))
         gradients = torch.autograd.grad(loss, [*given, *hidden], allow_unused=True)
         # (batch, length, numbers): what a unit does in an example is the sum over its tokens, before the magnitude.

@@ -73,7 +73,7 @@ def prune_vocabulary(model: nn.Module, tokenizer: Any, texts: Texts, *, min_coun
         min_count: how often a token must occur.
 
     Raises:
-        StudentError: there is no text, ``min_count`` is below 1, or the model has not the tokenizer's tokens.
+        StudentError: there are no texts, ``min_count`` is below 1, or the model has not the tokenizer's tokens.
         UnsupportedError: the tokenizer is of another kind.
     """
     described = _described(tokenizer)
@@ -84,6 +84,10 @@ def prune_vocabulary(model: nn.Module, tokenizer: Any, texts: Texts, *, min_coun
         raise StudentError(
             f"prune_vocabulary: expected a model with config.vocab_size of at least the tokenizer's {len(tokenizer)} "
             f"tokens, got {type(model).__name__} with {before}"
+        )
+    if isinstance(texts, str):
+        raise StudentError(
+            f"prune_vocabulary: expected several texts, got the one text {texts[:40]!r}; put it in a list"
         )
     counts = _counted(tokenizer, texts)
     if not counts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -256,3 +256,16 @@ def _without(batch: Batch, names: frozenset[str]) -> Batch:
     if not isinstance(batch, Mapping) or names.isdisjoint(batch):
         return batch
     return {key: value for key, value in batch.items() if key not in names}
+
+
+def label_names(config: Any) -> list[str] | None:
+    """The names of a model's classes in their order, as its config's ``id2label`` has them; None where it has none."""
+    names = getattr(config, "id2label", None)
+    if not isinstance(names, Mapping):
+        return None
+    return [str(names[key]) for key in sorted(names, key=int)]
+
+
+def are_unnamed(names: Sequence[str]) -> bool:
+    """Whether these are the names that Transformers gives to classes that have none: ``LABEL_0``, ``LABEL_1``, …"""
+    return all(name == f"LABEL_{i}" for i, name in enumerate(names))

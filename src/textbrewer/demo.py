@@ -40,6 +40,7 @@ from . import (
 from .errors import MissingDependencyError, TextBrewerError, count_of
 from .files import replaced_folder
 from .report import page, plots, profile
+from .report.table import print_table
 from .students import build_student
 from .tasks import Encoded, TextClassification
 
@@ -144,7 +145,7 @@ def run(output_dir: Path, settings: Settings, *, fresh: bool = False) -> dict[st
     }
     (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     table = _table(results)
-    _print_table(table)
+    print_table(table)
     report = _write_page(output_dir, table, results, data)
     student = output_dir / "distilled-seed0"
     _say(f"\nReport:  {report.resolve().as_uri()}\nStudent: {student.resolve()}\n")
@@ -385,18 +386,6 @@ def _table(results: dict[str, Any]) -> dict[str, Any]:
         ["Peak memory, batch 32, MB", *cost("peak_memory_bytes", 1e6, 0)],
     ]
     return {"columns": ["", "Teacher", *KINDS.values()], "rows": rows, "chosen": 2}
-
-
-def _print_table(table: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    printed = Table(header_style="bold")
-    for i, column in enumerate(table["columns"]):
-        printed.add_column(column, justify="right" if i else "left", style="bold" if i == table["chosen"] else "")
-    for row in table["rows"]:
-        printed.add_row(*row)
-    Console().print(printed)
 
 
 def _how_to_use(student: Path) -> str:

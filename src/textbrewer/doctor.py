@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from .adaptors import are_unnamed, label_names
 from .configs import TrainingConfig
 from .errors import count_of
 from .feeding import sides
 from .report.profile import bytes_of, parameters_of
 from .tasks import Encoded, Task
+from .tasks.scores import told
 
 Verdict = Literal["good", "odd", "bad"]
 """``odd`` may be meant so; ``bad`` spoils the run or its scores."""
@@ -200,11 +202,10 @@ def _label_order(task: Task, teacher: Any, student: Any) -> Check:
     if not wanted:
         return Check("label order", "good", "no classes")
     for name, model in (("teacher", teacher), ("student", student)):
-        names = getattr(getattr(model, "config", None), "id2label", None)
-        if not isinstance(names, Mapping):
+        found = label_names(getattr(model, "config", None))
+        if found is None:
             continue
-        found = [str(names[key]) for key in sorted(names, key=int)]
-        if all(label == f"LABEL_{i}" for i, label in enumerate(found)):
+        if are_unnamed(found):
             way_out = f"its classes have no names; make sure that they are {', '.join(wanted)}, in this order"
             return Check("label order", "odd", f"the {name} counts {', '.join(found)}", way_out)
         if found != wanted:
@@ -215,7 +216,7 @@ def _label_order(task: Task, teacher: Any, student: Any) -> Check:
 
 def _teacher(task: Task, teacher: nn.Module, part: Encoded) -> Iterator[Check]:
     scores = task.evaluate(teacher, part)
-    text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    text = told(scores)
     numbers = task.counted([row for row in part.rows if row[task.target] is not None])
     guess = max(numbers.values(), default=0) / max(sum(numbers.values()), 1)
     if task.name == "text_classification" and scores["accuracy"] <= guess:

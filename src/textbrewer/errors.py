@@ -109,6 +109,11 @@ def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line."""
+    return str(error).strip().partition("\n")[0]
+
+
 def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name closest to ``name``, or None when none is close."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)

@@ -14,8 +14,8 @@ from torch import nn
 
 from .configs import StudentConfig
 from .errors import StudentError, count_of
-from .report.inspection import _random_tokens
-from .report.plots import COLOURS, _svg
+from .report.inspection import random_tokens
+from .report.plots import COLOURS, svg_of
 from .report.profile import Inputs, machine, parameters_of, seconds
 from .report.table import aligned
 from .students import build_student_with_report
@@ -171,7 +171,7 @@ class Plan:
             axes.grid(color="#e6e9ec")
             axes.legend(frameon=False)
 
-        return _svg(draw, height=3.6)
+        return svg_of(draw, height=3.6)
 
 
 def plan(
@@ -208,7 +208,7 @@ def plan(
     _require_sensible(teacher, limits, candidates, repeats)
     sizes = [_sized(teacher, config) for config in (default_candidates(teacher) if candidates is None else candidates)]
     sizes.sort(key=lambda each: (each.capacity, -each.parameters), reverse=True)
-    batch = (inputs or _random_tokens(teacher))(limits.batch, limits.length)
+    batch = (inputs or random_tokens(teacher))(limits.batch, limits.length)
     measured = {place: each for place, each in enumerate(sizes) if each.excess(limits) <= 1}
     with _threads(limits.threads):
         where, itself = machine(), []

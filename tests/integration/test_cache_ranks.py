@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
-from tests.integration.test_ranks import HERE, run
+from tests.integration.test_ranks import alone_and_together
 from textbrewer import TeacherCache
 
 pytest.importorskip("lmdb", reason="needs the extra `cache`")
@@ -16,12 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
-    script = str(HERE / "in_cache_ranks.py")
-    run(sys.executable, script, str(alone), "4")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    run(*launch, script, str(together), "2")
-    return alone, together
+    return alone_and_together(tmp_path_factory, "in_cache_ranks.py")
 
 
 @pytest.mark.parametrize("name", ["live", "filling", "filled", "built"])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.integration.test_ranks import HERE, environment
+from tests.integration.test_ranks import HERE, LAUNCH, environment
 
 pytestmark = pytest.mark.xdist_group("processes")
 SCRIPT = str(Path(__file__).with_name("in_rank_death.py"))
@@ -17,10 +16,9 @@ SCRIPT = str(Path(__file__).with_name("in_rank_death.py"))
 
 @pytest.mark.parametrize(("how", "told"), [("raise", "ValueError: this one is broken"), ("kill", "SIGKILL")])
 def test_the_others_do_not_wait_for_it(tmp_path, how, told):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     started = time.monotonic()
     done = subprocess.run(
-        [*launch, SCRIPT, str(tmp_path), how],
+        [*LAUNCH, SCRIPT, str(tmp_path), how],
         env=environment(),
         cwd=HERE.parents[1],
         capture_output=True,

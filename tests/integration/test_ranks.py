@@ -39,14 +39,20 @@ def run(*command):
     return done
 
 
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def alone_and_together(tmp_path_factory, script, *arguments):
+    """The folders in which a script has run, in one process with four batches a step, and in two with two each."""
+    alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
+    run(sys.executable, str(HERE / script), str(alone), "4", *arguments)
+    run(*LAUNCH, str(HERE / script), str(together), "2", *arguments)
+    return alone, together
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
-    script = str(HERE / "in_ranks.py")
-    run(sys.executable, script, str(alone), "4", "2")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    run(*launch, script, str(together), "2", "2")
-    return alone, together
+    return alone_and_together(tmp_path_factory, "in_ranks.py", "2")
 
 
 def state(folder, name, rank):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
-from tests.integration.test_ranks import HERE, run
+from tests.integration.test_ranks import alone_and_together
 
 pytestmark = pytest.mark.slow
 
@@ -15,11 +13,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def became(tmp_path_factory):
     """What one process makes of its students, and each of two."""
-    alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
-    script = str(HERE / "in_scheme_ranks.py")
-    run(sys.executable, script, str(alone), "4")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    run(*launch, script, str(together), "2")
+    alone, together = alone_and_together(tmp_path_factory, "in_scheme_ranks.py")
     paths = (alone / "became-0.pt", together / "became-0.pt", together / "became-1.pt")
     return [torch.load(path, weights_only=True) for path in paths]
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 import transformers
+
+from textbrewer import TrainingConfig
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -62,3 +65,20 @@ def bert(task: Any, tokenizer: Any, seed: int = 0, **sizes: Any) -> Any:
     transformers.set_seed(seed)
     name = task.model_class.replace("AutoModel", "Bert")
     return getattr(transformers, "BertModel" if name == "Bert" else name)(config).eval()
+
+
+def training(folder: Any, **settings: Any) -> TrainingConfig:
+    """Of a run on the CPU that writes nothing."""
+    return TrainingConfig(output_dir=str(folder), ckpt_frequency=0, progress_bar=False, device="cpu", **settings)
+
+
+def run(distiller: Any, model: Any, loader: Any, steps: int, rate: float = 1e-2, optimizer: Any = None) -> Any:
+    """Train a model; the model itself."""
+    with distiller:
+        distiller.train((optimizer or torch.optim.AdamW)(model.parameters(), lr=rate), loader, num_steps=steps)
+    return model
+
+
+def weights_of(model: Any) -> torch.Tensor:
+    """All parameters in one vector."""
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])

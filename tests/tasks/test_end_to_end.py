@@ -13,7 +13,7 @@ pytest.importorskip("transformers", reason="needs the extra `hf`")
 pytest.importorskip("sklearn", reason="needs the extra `hf`")
 pytest.importorskip("seqeval", reason="needs the extra `hf`")
 
-from tests.tasks.small import bert, tokenizer_of
+from tests.tasks.small import bert, run, tokenizer_of, training, weights_of
 from textbrewer import (
     BasicDistiller,
     BasicTrainer,
@@ -22,7 +22,6 @@ from textbrewer import (
     MultiTaskDistiller,
     MultiTeacherDistiller,
     StudentConfig,
-    TrainingConfig,
     build_student,
 )
 from textbrewer.tasks import (
@@ -92,15 +91,8 @@ def data_of(name, number=96, seed=0):
     return task.encode([make(generator) for _ in range(number)], TOKENIZER)
 
 
-def training(folder, **settings):
-    return TrainingConfig(output_dir=str(folder), ckpt_frequency=0, progress_bar=False, device="cpu", **settings)
-
-
 def trained(distiller, model, data, steps, rate=1e-2):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
-    with distiller:
-        distiller.train(optimizer, data.loader(16, shuffle_seed=0), num_steps=steps)
-    return model
+    return run(distiller, model, data.loader(16, shuffle_seed=0), steps, rate)
 
 
 _TEACHERS = {}
@@ -158,10 +150,6 @@ def test_rows_with_and_without_labels_mix(tmp_path, teacher_of, name):
     with distiller:
         distiller.train(optimizer, data.loader(8), num_epochs=1)
     assert all(parameter.isfinite().all() for parameter in student.parameters())
-
-
-def weights_of(model):
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
 @pytest.mark.parametrize("name", CASES)

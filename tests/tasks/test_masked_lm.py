@@ -14,7 +14,7 @@ pytest.importorskip("transformers", reason="needs the extra `hf`")
 
 import transformers
 
-from tests.tasks.small import SlowTokenizer, bert, tokenizer_of
+from tests.tasks.small import SlowTokenizer, bert, run, tokenizer_of, training, weights_of
 from textbrewer import (
     BasicDistiller,
     BasicTrainer,
@@ -313,16 +313,6 @@ def lines_of(number, seed=0):
     return [{"text": f"the {kind} is {SEASONS[kind]}"} for kind in kinds]
 
 
-def training(folder, **settings):
-    return TrainingConfig(output_dir=str(folder), ckpt_frequency=0, progress_bar=False, device="cpu", **settings)
-
-
-def run(distiller, model, loader, steps, rate=1e-2, optimizer=torch.optim.AdamW):
-    with distiller:
-        distiller.train(optimizer(model.parameters(), lr=rate), loader, num_steps=steps)
-    return model
-
-
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     model = bert(TASK, TOKENIZER, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -351,10 +341,6 @@ def test_a_student_learns_from_the_teacher_without_labels(tmp_path, teacher):
     run(distiller, student, data.loader(16, shuffle_seed=0), 150, rate=5e-3)
     found = TASK.evaluate(student, test)
     assert found["perplexity"] < 3 and found["accuracy"] > 0.5
-
-
-def weights_of(model):
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
 def distilled(folder, teacher, cache=None, loader=None, steps=6, **settings):

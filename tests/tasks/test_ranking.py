@@ -13,7 +13,7 @@ from torch import nn
 
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 
-from tests.tasks.small import bert, tokenizer_of
+from tests.tasks.small import bert, run, tokenizer_of, training, weights_of
 from textbrewer import (
     BasicDistiller,
     BasicTrainer,
@@ -22,7 +22,6 @@ from textbrewer import (
     MultiTaskDistiller,
     MultiTeacherDistiller,
     StudentConfig,
-    TrainingConfig,
     build_student,
 )
 from textbrewer.adaptors import AdaptedModel
@@ -228,16 +227,6 @@ def test_models_are_loaded_by_their_kind(tmp_path):
 # Runs.
 
 
-def training(folder, **settings):
-    return TrainingConfig(output_dir=str(folder), ckpt_frequency=0, progress_bar=False, device="cpu", **settings)
-
-
-def run(distiller, model, loader, steps, rate=1e-2):
-    with distiller:
-        distiller.train(torch.optim.AdamW(model.parameters(), lr=rate), loader, num_steps=steps)
-    return model
-
-
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     model = bert(CROSS, TOKENIZER, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, hidden_size=32)
@@ -304,10 +293,6 @@ def test_a_bi_encoder_learns_from_another(tmp_path):
     before = weights_of(student)
     run(distiller, student, data.loader(8), 2)
     assert not torch.equal(weights_of(student), before)
-
-
-def weights_of(model):
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
 OTHER = tokenizer_of(["ra", "##in", "sun", "cold"])

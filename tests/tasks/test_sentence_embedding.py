@@ -13,7 +13,7 @@ from torch import nn
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 pytest.importorskip("sklearn", reason="needs the extra `hf`")
 
-from tests.tasks.small import SlowTokenizer, bert, tokenizer_of
+from tests.tasks.small import SlowTokenizer, bert, run, tokenizer_of, training, weights_of
 from textbrewer import (
     BasicDistiller,
     BasicTrainer,
@@ -22,7 +22,6 @@ from textbrewer import (
     MultiTaskDistiller,
     MultiTeacherDistiller,
     StudentConfig,
-    TrainingConfig,
     build_student,
 )
 from textbrewer.adaptors import AdaptedModel
@@ -220,16 +219,6 @@ def mixed():
 # Runs.
 
 
-def training(folder, **settings):
-    return TrainingConfig(output_dir=str(folder), ckpt_frequency=0, progress_bar=False, device="cpu", **settings)
-
-
-def run(distiller, model, loader, steps, rate=1e-2):
-    with distiller:
-        distiller.train(torch.optim.AdamW(model.parameters(), lr=rate), loader, num_steps=steps)
-    return model
-
-
 KD = DistillationConfig(kd_loss_type="logit_mse")
 
 
@@ -306,10 +295,6 @@ def test_a_student_learns_a_language_that_its_teacher_does_not_know(tmp_path, te
     of_student = [torch.tensor(e["vector"]) for e in task.predict(student, [FRENCH[w] for w in texts], TOKENIZER)]
     nearest = [min(range(5), key=lambda j, v=vector: float((v - of_teacher[j]).norm())) for vector in of_student]
     assert nearest == list(range(5))
-
-
-def weights_of(model):
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
 ROWS = {

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -125,19 +125,6 @@ def show(result: Any, as_json: bool, text: str | None = None) -> None:
         print(json.dumps(result, ensure_ascii=False, default=str))
     else:
         print(str(result) if text is None else text)
-
-
-def show_table(table: Mapping[str, Any]) -> None:
-    """A table on stdout, its chosen column in bold."""
-    from rich.console import Console
-    from rich.table import Table
-
-    printed = Table(header_style="bold")
-    for i, column in enumerate(table["columns"]):
-        printed.add_column(column, justify="right" if i else "left", style="bold" if i == table["chosen"] else "")
-    for row in table["rows"]:
-        printed.add_row(*row)
-    Console().print(printed)
 
 
 def pairs_of(given: Sequence[str] | None, option: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ._app import REFUSED, Json, app, show, show_table
+from ._app import REFUSED, Json, app, show
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe in YAML; `textbrewer init` writes one.", metavar="RECIPE")]
 Overrides = Annotated[
@@ -78,7 +78,9 @@ def distill(
     if json:
         show(result.to_dict(), json)
         return
-    show_table(result.table)
+    from ..report.table import print_table
+
+    print_table(result.table)
     lines = [f"Student: {result.student}"]
     lines += [f"Report:  {result.report}"] if result.report else []
     lines += [f"Export:  {result.exported}"] if result.exported else []

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..adaptors import AdaptedModel
+from ..adaptors import AdaptedModel, label_names
 from ..configs import DistillationConfig, EnsembleConfig, IntermediateMatch
 from ..engine.sharding import is_sharded
 from ..errors import ConfigError, Problem, UnsupportedError
@@ -243,7 +243,7 @@ def resolved_label_map(teacher: nn.Module, student: nn.Module, given: Any, index
     """
     if isinstance(given, list):
         return given
-    of_teacher, of_student = _label_names(teacher), _label_names(student)
+    of_teacher, of_student = (label_names(getattr(model, "config", None)) for model in (teacher, student))
     path = f"label_maps[{index}]"
     if given == "names":
         missing = [name for name in of_student or [] if name not in (of_teacher or [])]
@@ -261,13 +261,6 @@ def resolved_label_map(teacher: nn.Module, student: nn.Module, given: Any, index
         )
         raise ConfigError("label_maps", [problem])
     return None
-
-
-def _label_names(model: nn.Module) -> list[str] | None:
-    names = getattr(getattr(model, "config", None), "id2label", None)
-    if not isinstance(names, Mapping):
-        return None
-    return [str(names[key]) for key in sorted(names, key=int)]
 
 
 def _features(matches: Iterable[IntermediateMatch], side: str) -> frozenset[str]:

@@ -77,17 +77,25 @@ def student_file(output_dir: str, step: int) -> Path:
     return Path(output_dir) / f"gs{step}.pkl"
 
 
-def save_best(student: Any, weights: Mapping[str, Tensor], output_dir: str) -> Path:
-    """Write ``output_dir/best``, the student as its ``save_pretrained`` writes it, else its weights as safetensors."""
-    path = Path(output_dir) / "best"
-    with replaced_folder(path) as beside:
-        if not callable(getattr(student, "save_pretrained", None)):
+def save_best(student: Any, output_dir: str, keep: bool = True) -> None:
+    """Write ``output_dir/best``, the student as its ``save_pretrained`` writes it, else its weights as safetensors.
+
+    Args:
+        student: if it is sharded, every process takes part.
+        output_dir: of the run.
+        keep: False for a process that only takes part.
+    """
+    told = callable(getattr(student, "save_pretrained", None))
+    weights = {} if told and not is_sharded(student) else weights_of(student, keep)
+    if not keep:
+        return
+    with replaced_folder(Path(output_dir) / "best") as beside:
+        if not told:
             save_file(apart(weights), beside / "student.safetensors")
-        elif is_sharded(student):
-            student.save_pretrained(beside, state_dict=dict(weights))
+        elif weights:
+            student.save_pretrained(beside, state_dict=weights)
         else:
             student.save_pretrained(beside)
-    return path
 
 
 @dataclass
@@ -105,7 +113,6 @@ class RunState:
         batches: that this process has seen.
         within: whether the pass over the data that was begun goes on.
         evaluations: of the student so far, as :class:`~textbrewer.engine.evaluation.Evaluations` keeps them.
-        best: the optimiser step of the best of them.
     """
 
     student: nn.Module
@@ -118,7 +125,6 @@ class RunState:
     batches: int = 0
     within: bool = False
     evaluations: list[dict[str, Any]] = field(default_factory=list)
-    best: int | None = None
 
 
 class Checkpoints:
@@ -129,14 +135,11 @@ class Checkpoints:
         job: what must be alike for a checkpoint to be gone on from, as texts.
         ranks: the processes; the first one writes.
         keep_last: how many of this job's checkpoints are kept.
-        keep_best: keep that of the best evaluation too.
     """
 
-    def __init__(
-        self, output_dir: str, job: Mapping[str, str], ranks: Ranks, keep_last: int, keep_best: bool = True
-    ) -> None:
+    def __init__(self, output_dir: str, job: Mapping[str, str], ranks: Ranks, keep_last: int) -> None:
         self.folder = Path(output_dir) / "checkpoints"
-        self.job, self.ranks, self.keep_last, self.keep_best = dict(job), ranks, keep_last, keep_best
+        self.job, self.ranks, self.keep_last = dict(job), ranks, keep_last
         self.run = uuid.uuid4().hex
 
     def save(
@@ -145,6 +148,7 @@ class Checkpoints:
         weights: Mapping[str, Tensor] | None = None,
         run: Callable[[Callable[[], None]], None] = lambda write: write(),
         copied: bool = False,
+        best: int | None = None,
     ) -> Path:
         """Write a checkpoint and delete those that are no longer kept.
 
@@ -153,6 +157,7 @@ class Checkpoints:
             weights: the student's, where :func:`weights_of` has already told them.
             run: calls what writes, now or in a thread.
             copied: copy everything first, so that training may go on meanwhile.
+            best: the step whose checkpoint is kept beside the last ones.
 
         Raises:
             CheckpointError: it cannot be written; the earlier ones are as they were.
@@ -173,7 +178,7 @@ class Checkpoints:
             "step": state.step,
             "within": state.within,
             "evaluations": list(state.evaluations),
-            "best": state.best,
+            "best": best,
             "run": self.run,
             "saved": time.time(),
             "job": self.job,
@@ -184,7 +189,7 @@ class Checkpoints:
             try:
                 with replaced_folder(path) as folder:
                     _write(folder, weights, beside, training, every, about)
-                self._prune(about["best"])
+                self._prune(best)
             except (OSError, RuntimeError) as error:
                 raise CheckpointError(
                     f"step {about['step']} could not be saved to {path}: {error}. Earlier checkpoints are whole: "
@@ -210,7 +215,7 @@ class Checkpoints:
     def _prune(self, best: int | None) -> None:
         own = [path for path, about in self._found() if about.get("job") == self.job]
         for path in own[self.keep_last :]:
-            if not self.keep_best or path.name != f"step-{best}":
+            if path.name != f"step-{best}":
                 shutil.rmtree(path, ignore_errors=True)
 
     def clear_partial(self) -> None:
@@ -261,14 +266,7 @@ class Checkpoints:
         if about.get("format") != FORMAT:
             raise CheckpointError(f"{path}: format {about.get('format')}, and this version reads {FORMAT}")
         theirs = about["job"]
-        different = [key for key in {**self.job, **theirs} if self.job.get(key) != theirs.get(key)]
-        if different:
-            pairs = [(key, theirs.get(key), self.job.get(key)) for key in different]
-            listed = "".join(f"\n  {key}: {then}\n  {' ' * len(key)}  now {now}" for key, then, now in pairs)
-            raise CheckpointError(
-                f"{path} is a checkpoint of another job, and this one cannot go on from it. Different:{listed}\n"
-                "Give each job an output_dir of its own, or leave resume out to start from the beginning"
-            )
+        require_same(f"{path} is a checkpoint of another job, and this one cannot go on from it", theirs, self.job)
 
     def _load(self, path: Path, state: RunState) -> None:
         about = json.loads((path / _STATE).read_text(encoding="utf-8"))
@@ -288,7 +286,7 @@ class Checkpoints:
         state.scaler.load_state_dict(training["scaler"])
         own = torch.load(path / "processes.pt", weights_only=True)[self.ranks.index]
         state.step, state.within, state.batches = about["step"], about["within"], own["batches"]
-        state.evaluations[:], state.best = about.get("evaluations", []), about.get("best")
+        state.evaluations[:] = about.get("evaluations", [])
         state.stream.load_state_dict(own["stream"], within=state.within)
         set_random_state(own["random"])
 
@@ -322,6 +320,27 @@ def locked(output_dir: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def require_same(what: str, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    """Refuse what another job left.
+
+    Args:
+        what: was found, and why it cannot be used.
+        theirs: what the other job is, as texts.
+        ours: the same of this one.
+
+    Raises:
+        CheckpointError: they differ; the message says where.
+    """
+    different = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    if different:
+        pairs = [(key, theirs.get(key), ours.get(key)) for key in different]
+        listed = "".join(f"\n  {key}: {then}\n  {' ' * len(key)}  now {now}" for key, then, now in pairs)
+        raise CheckpointError(
+            f"{what}. Different:{listed}\n"
+            "Give each job an output_dir of its own, or leave resume out to start from the beginning"
+        )
 
 
 def described(value: Any) -> str:

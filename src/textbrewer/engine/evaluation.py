@@ -104,6 +104,11 @@ class Evaluations:
         return found
 
     @property
+    def best_step(self) -> int | None:
+        """The optimiser step of the best evaluation."""
+        return None if self.best is None else int(self.best["step"])
+
+    @property
     def has_stalled(self) -> bool:
         """Whether ``early_stopping_patience`` evaluations in a row were not better than the best before them."""
         patience = self.config.early_stopping_patience

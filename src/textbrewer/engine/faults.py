@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import DataError, OutOfMemoryError
+from ..errors import DataError, OutOfMemoryError, first_line
 from ..ranks import Spare
 
 
@@ -28,7 +28,7 @@ def step_explained(step: int, window: list[Any]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        first = str(error).strip().partition("\n")[0]
+        first = first_line(error)
         if "device-side assert" in first:
             raise DataError(
                 f"the device stopped in or before optimiser step {step + 1}: {first}. Most often a label or an id is "
@@ -60,7 +60,7 @@ def loader_explained(batches: int) -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error) or "pid" not in str(error):
             raise
-        first = str(error).strip().partition("\n")[0]
+        first = first_line(error)
         raise DataError(
             f"the loader lost a worker process, some time after {batches} batches: {first}. Often memory ran out: "
             "use fewer workers, or num_workers=0, where an error of the data set shows itself. What was saved is "

@@ -76,9 +76,7 @@ class Engine:
     ) -> None:
         self.config, self.state, self.placement = config, state, placement
         self.evaluations = Evaluations(config, evaluate, state.evaluations)
-        self.checkpoints = Checkpoints(
-            config.output_dir, job or {}, placement.ranks, config.keep_last, config.keep_best
-        )
+        self.checkpoints = Checkpoints(config.output_dir, job or {}, placement.ranks, config.keep_last)
 
     def run(
         self,
@@ -120,21 +118,27 @@ class Engine:
                 with step_explained(self.state.step, window):
                     self._accumulate(step, [_prepared(batch, batch_postprocessor) for batch in window], tracker)
                     norm = self._norm_of_gradients(max_grad_norm)
-                tracker.add_gradients(norm, step=self.state.step)
-                if tracker.due(self.state.step):
-                    tracker.flush()
-                    bar.set_postfix(_shown(tracker.latest), refresh=False)
-                with step_explained(self.state.step, window):
+                    tracker.add_gradients(norm, step=self.state.step)
+                    if tracker.due(self.state.step):
+                        tracker.flush()
+                        bar.set_postfix(_shown(tracker.latest), refresh=False)
                     self._take_step(norm)
                 self.state.step += 1
                 self.state.within = bool(schedule.steps_per_epoch is None or self.state.step % schedule.steps_per_epoch)
                 step.advance(self.state.step / schedule.total_steps)
                 bar.update()
                 asked = max(self.placement.ranks.gather(interruption.asked))
-                self._look_back(schedule, tracker, write, bool(asked))
+                due = schedule.saves_after(self.state.step, self.config)
+                try:
+                    if schedule.evaluates_after(self.state.step, self.config):
+                        self._evaluate(tracker)
+                finally:
+                    # What was trained is kept even if its evaluation fails.
+                    if due or asked:
+                        self._save(due, write)
                 if asked:
                     interruption.leave(asked)
-                if schedule.saves_after(self.state.step, self.config):
+                if due:
                     self._call(callback)
             tracker.flush()
             write.wait()
@@ -152,18 +156,6 @@ class Engine:
             self._evaluate(tracker)
         if schedule.saves_after(done, self.config):
             self._call(callback)
-
-    def _look_back(self, schedule: Schedule, tracker: Tracker, write: Writer, asked: bool) -> None:
-        """After a step: evaluate and save where that is due; save where it is asked for."""
-        done = self.state.step
-        due = schedule.saves_after(done, self.config)
-        try:
-            if schedule.evaluates_after(done, self.config):
-                self._evaluate(tracker)
-        finally:
-            # What was trained is kept even if its evaluation fails.
-            if due or asked:
-                self._save(due, write)
 
     def _evaluate(self, tracker: Tracker) -> None:
         """Evaluate the student, and keep it if it is the best so far.
@@ -188,14 +180,11 @@ class Engine:
             raise EvaluationError(f"step {state.step}: the evaluation failed in the first process: {told}")
         self.evaluations.add(state.step, scores)
         tracker.add_scores(scores, batch=state.batches - 1)
-        best = self.evaluations.best
-        state.best = None if best is None else best["step"]
+        is_best = self.evaluations.best_step == state.step
         listed = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        logger.info("step %d: %s%s", state.step, listed, ", the best so far" if state.best == state.step else "")
-        if self.config.keep_best and state.best == state.step:
-            weights = weights_of(state.student, self.placement.is_main)
-            if self.placement.is_main:
-                save_best(state.student, weights, self.config.output_dir)
+        logger.info("step %d: %s%s", state.step, listed, ", the best so far" if is_best else "")
+        if self.config.keep_best and is_best:
+            save_best(state.student, self.config.output_dir, self.placement.is_main)
             ranks.wait()
 
     @property
@@ -205,7 +194,7 @@ class Engine:
 
     def _finish(self) -> None:
         """Say why a run ended early, and give the student its best weights if asked."""
-        best = self.state.best
+        best = self.evaluations.best_step
         if self.evaluations.has_stalled:
             logger.info(
                 "stopped after step %d: %s without a better %s than at step %s",
@@ -214,9 +203,9 @@ class Engine:
                 self.evaluations.metric,
                 best,
             )
-        if not self.config.load_best_model_at_end or best in (None, self.state.step):
+        if not self.config.load_best_model_at_end or best is None or best == self.state.step:
             return
-        path = student_file(self.config.output_dir, best or 0)
+        path = student_file(self.config.output_dir, best)
         set_tensors(self.state.student, torch.load(path, weights_only=True, map_location="cpu"))
         logger.info("the student has the weights of step %d again, its best", best)
 
@@ -295,7 +284,8 @@ class Engine:
             write(lambda: save_student(weights, self.config.output_dir, step))
             logger.info("step %d: student saved to %s", step, student_file(self.config.output_dir, step))
         if self.config.save_state:
-            path = self.checkpoints.save(self.state, weights, write, copied=self.config.save_in_background)
+            kept = self.evaluations.best_step if self.config.keep_best else None
+            path = self.checkpoints.save(self.state, weights, write, self.config.save_in_background, kept)
             if not due:
                 write.wait()
                 logger.warning("step %d saved to %s; train(..., resume='auto') goes on", step, path)

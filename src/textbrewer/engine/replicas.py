@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +50,7 @@ class ReplicatedStep:
         own_buffers: dict[str, Any] = {name: False}
         whole = _Whole(step, [module for module in trained if not is_sharded(module)])
         # Poolers, heads of other tasks and layers above the last matched one get no gradient: that is looked for.
-        self.replica: nn.Module | None = None
+        self.replica: DistributedDataParallel | None = None
         if any(parameter.requires_grad for parameter in whole.parameters()):
             self.replica = DistributedDataParallel(whole, find_unused_parameters=True, **own_buffers)
         self._left = 0
@@ -60,13 +60,9 @@ class ReplicatedStep:
         spare = isinstance(batch, Spare)
         forward = self.step if self.replica is None else self.replica
         # The gradients of accumulated batches travel once, with the last of them.
-        with self._at_home() if self._left else nullcontext():
+        with self.replica.no_sync() if self.replica is not None and self._left else nullcontext():
             report: LossReport = forward(batch.batch if spare else batch, share)
         return replace(report, total=report.total * (0 if spare else self.ranks.number))
-
-    def _at_home(self) -> AbstractContextManager[Any]:
-        no_sync: Any = getattr(self.replica, "no_sync", nullcontext)
-        return no_sync()  # type: ignore[no-any-return]
 
     def share(self, window: list[Any]) -> Any:
         self._left = len(window)

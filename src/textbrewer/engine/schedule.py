@@ -82,6 +82,6 @@ class Schedule:
 
     def evaluates_after(self, step: int, config: TrainingConfig) -> bool:
         """Whether the student is evaluated after optimiser step ``step``: with each checkpoint, else each epoch."""
-        if self.steps_per_epoch is None or config.ckpt_frequency > 0:
+        if self.steps_per_epoch is None or self.saves_at_all(config):
             return self.saves_after(step, config)
         return step % self.steps_per_epoch == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..matching.layers import layer_list
@@ -26,8 +25,7 @@ def shard(model: nn.Module, **options: Any) -> nn.Module:
     Returns:
         The model itself.
     """
-    ranks = Ranks.here(cpu=not torch.accelerator.is_available())
-    if ranks.number == 1:
+    if Ranks.here().number == 1:
         return model
     from torch.distributed.fsdp import fully_shard
 

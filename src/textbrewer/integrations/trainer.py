@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ from ..distillers._base import DistillationStep, Run
 from ..engine.checkpoint import apart, numbered, set_numbered, weights_of
 from ..engine.devices import Placement
 from ..errors import CheckpointError, ConfigError, MissingDependencyError, Problem, UnsupportedError
-from ..feeding import rows_of
+from ..feeding import length_of
 from ..objective import Share
 from ..teachers import TeacherCache
 from ..types import Adaptor
@@ -102,7 +103,7 @@ class DistillationTrainer(Trainer):
         """As ``Trainer.train``; hooks, modes and what joined the optimiser are gone when it ends, however it ends."""
         distiller = self.distiller
         beside = distiller._trained_beside()
-        if self.args.world_size > 1 and any(True for part in beside for _ in part.parameters()):
+        if self.args.world_size > 1 and _has_parameters(beside):
             raise UnsupportedError(
                 "projections and losses with parameters are not averaged over processes by Trainer; use "
                 "GeneralDistiller, which does, or matches without them"
@@ -114,7 +115,7 @@ class DistillationTrainer(Trainer):
             for module in (*beside, *distiller._teachers()):
                 module.to(self.args.device)
             placement = Placement(distiller.t_config, distiller.model_S)
-            rows = rows_of(self.get_train_dataloader())
+            rows = length_of(self.train_dataset)
             step: Any = distiller._assemble(Run(placement, {}, running, rows))
             self._step = step
             try:
@@ -166,7 +167,7 @@ class DistillationTrainer(Trainer):
         file = Path(resume_from_checkpoint) / BESIDE
         if file.exists():
             set_numbered(beside, load_file(file))
-        elif any(True for part in beside for _ in part.parameters()):
+        elif _has_parameters(beside):
             raise CheckpointError(
                 f"{resume_from_checkpoint} has no {BESIDE}: it is of a run without these projections; start anew"
             )
@@ -180,6 +181,10 @@ class DistillationTrainer(Trainer):
             part.zero_grad()
         if self._step is not None:
             self._step.advance(progress)
+
+
+def _has_parameters(modules: Iterable[nn.Module]) -> bool:
+    return any(True for module in modules for _ in module.parameters())
 
 
 class _Progress(TrainerCallback):

@@ -212,7 +212,9 @@ def examples_of(
                 "needed"
             )
     dtype = torch.promote_types(full_precision(state_S).dtype, full_precision(state_T).dtype)
-    (student, valid), (teacher, _) = (_pooled(state.to(dtype), mask, pooling, loss) for state in (state_S, state_T))
+    (student, valid), (teacher, _) = (
+        pooled_states(state.to(dtype), mask, pooling, loss) for state in (state_S, state_T)
+    )
     if student.shape[0] != teacher.shape[0]:
         raise MatchError(
             f"{loss}: teacher {list(state_T.shape)} and student {list(state_S.shape)} are not of one batch"
@@ -225,7 +227,7 @@ def examples_of(
     return student, teacher, valid
 
 
-def _pooled(state: Tensor, mask: Tensor | None, pooling: str, loss: str) -> tuple[Tensor, Tensor]:
+def pooled_states(state: Tensor, mask: Tensor | None, pooling: str, loss: str) -> tuple[Tensor, Tensor]:
     """``(batch, width)``, and which examples have a valid token."""
     vector = state if state.dim() == 2 else state[:, 0]
     of_all = state.dim() == 3 and pooling == "mean"

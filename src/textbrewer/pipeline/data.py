@@ -11,6 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from ..adaptors import are_unnamed, label_names
 from ..configs.recipe import AugmentationSettings, DataSettings, SourceSettings
 from ..data_utils import Augmenter
 from ..errors import DataError, count_of
@@ -98,14 +99,13 @@ def task_of(settings: Mapping[str, Any], teacher: str, train: Table, columns: An
     task: Task = cast(Any, kind).from_data(train, columns, **given)
     if config is None or not is_trained_for(teacher, kind.head, revision=revision):
         return task
-    known = [str(config.id2label[key]) for key in sorted(config.id2label, key=int)]
-    return _with_labels_of_teacher(task, kind, given, known)
+    return _with_labels_of_teacher(task, kind, given, label_names(config) or [])
 
 
 def _with_labels_of_teacher(task: Task, kind: type[Task], given: Mapping[str, Any], known: list[str]) -> Task:
     """The task with the labels of a fine-tuned teacher, in its order, where they are those of the data."""
     found = task.class_names
-    if len(found) == len(known) and all(name == f"LABEL_{i}" for i, name in enumerate(known)):
+    if len(found) == len(known) and are_unnamed(known):
         logger.info("the teacher's classes have no names; they are taken to be %s, in this order", ", ".join(found))
         return task
     if set(found) <= set(known):

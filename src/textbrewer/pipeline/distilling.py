@@ -17,6 +17,7 @@ from ..doctor import Examination
 from ..errors import DataError, MissingDependencyError
 from ..export import export_model
 from ..report import profile
+from ..tasks.scores import told
 from ..teachers import CacheFilling
 from .recipes import RecipeLike, read_recipe
 from .results import DistillationResult, write_report
@@ -48,8 +49,7 @@ class TrainingResult:
         return asdict(self)
 
     def __str__(self) -> str:
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
-        return f"{self.folder}\n{scores}"
+        return f"{self.folder}\n{told(self.scores)}"
 
 
 def train(

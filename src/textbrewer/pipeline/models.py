@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import ConfigError, DataError, Problem, StudentError
+from ..errors import ConfigError, DataError, Problem, StudentError, first_line
 from ..export.inferred import task_for
 from ..files import replaced
-from ..students.loading import load_model
+from ..students.loading import load_model, transformers_class
 from ..students.saving import CONFIG_FILE
 from ..tasks import TASKS, Task
 from ..tasks._needed import needed
@@ -63,12 +63,11 @@ def any_model(name: str | os.PathLike[str], *, revision: str | None = None) -> A
     if Path(name).is_dir():
         return load_model(Path(name))
     config = config_of(name, revision=revision)
-    transformers = needed("transformers", "transformers", "loading a model")
-    classes = [getattr(transformers, each, None) for each in config.architectures or []]
-    if not classes or classes[0] is None:
+    found = transformers_class(next(iter(config.architectures or []), None))
+    if found is None:
         raise StudentError(f"{name}: its config names no model class that Transformers has: {config.architectures}")
     with _named(name):
-        return classes[0].from_pretrained(name, revision=revision, trust_remote_code=False).eval()
+        return found.from_pretrained(name, revision=revision, trust_remote_code=False).eval()
 
 
 def config_of(name: str | os.PathLike[str], *, revision: str | None = None) -> Any:
@@ -98,7 +97,7 @@ def tokenizer_of(name: str | os.PathLike[str], *, revision: str | None = None) -
     try:
         return transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise DataError(f"{name}: no tokenizer can be read from it: {reason}") from None
 
 
@@ -138,7 +137,7 @@ def _named(name: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         problem = Problem(os.fspath(name), "a folder with a model, or a name that the hub gives", reason)
         raise ConfigError("model", [problem]) from None
 

@@ -143,7 +143,6 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     result = DistillationResult.of_folder(folder)
     names = [name for name in NAMES if name in result.scores]
     chose = result.scored_on == "validation"
-    chose = result.scored_on == "validation"
     values = {NAMES[name]: [100 * result.scores[name][result.metric]] for name in names}
     measures = {
         "Parameters": "parameters",
@@ -213,10 +212,8 @@ def _summary(result: DistillationResult) -> str:
 
 def _code(result: DistillationResult) -> str:
     folder = os.fspath(result.student)
-    given = {
-        "question_answering": '[("a question", "its context")]',
-        "token_classification": '["a text"]',
-    }.get(result.recipe["task"]["name"], '["a text"]')
+    pairs = result.recipe["task"]["name"] == "question_answering"
+    given = '[("a question", "its context")]' if pairs else '["a text"]'
     return f"from textbrewer.pipeline import predict\nprint(predict({folder!r}, {given}))"
 
 

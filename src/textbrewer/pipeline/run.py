@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from ..students.presets import preset
 from ..tasks import Encoded, Task
 from ..tasks._needed import needed
 from ..tasks.adaptor import positions_of
+from ..tasks.scores import told
 from ..teachers import CacheFilling, TeacherCache
 from ..teachers.cache.fingerprint import digest_of_weights
 from .data import Data, data_of, digest_of, table_of, task_of
@@ -164,7 +165,7 @@ class Run:
         settings, model = self.recipe.teacher, self._given
         if not self._is_to_be_trained():
             scores = self._scores(model, settings.training)
-            logger.info("teacher: %s as it is, %s", settings.model, _told(scores))
+            logger.info("teacher: %s as it is, %s", settings.model, told(scores))
             return Made(model, settings.model, {"scores": scores, "seconds": 0.0})
 
         def train(work: Path) -> Any:
@@ -188,7 +189,8 @@ class Run:
         settings = self.recipe.training
 
         def train(work: Path) -> Any:
-            with self._cache(self.recipe.cache) as cache:
+            kept = self.recipe.cache
+            with nullcontext() if kept is None else self._cache(kept) as cache:
                 config = self._training(settings, work)
                 distiller = self._distiller(self.teacher.model, student, config, cache)
                 return self._fit(distiller, student, self.data.train, config)
@@ -245,10 +247,8 @@ class Run:
         return GeneralDistiller(training, config, teacher, student, *adaptors, teacher_cache=cache)
 
     @contextmanager
-    def _cache(self, settings: CacheSettings | None) -> Iterator[TeacherCache | None]:
-        if settings is None:
-            yield None
-        elif settings.memory:
+    def _cache(self, settings: CacheSettings) -> Iterator[TeacherCache]:
+        if settings.memory:
             yield TeacherCache.in_memory(settings.dtype, settings.max_bytes, top_k=settings.top_k)
         else:
             path = settings.path or self.folder / "cache"
@@ -260,7 +260,6 @@ class Run:
         student = self._new_student(self.teacher.model)
         settings = self.recipe.training
         with self._cache(self.recipe.cache or CacheSettings()) as cache:
-            assert cache is not None
             config = self._training(settings, self.folder / WORK / "cache")
             distiller = self._distiller(self.teacher.model, student, config, cache)
             return cache.build(distiller, self._loader(self.data.train, settings), progress_bar=settings.progress_bar)
@@ -293,7 +292,7 @@ class Run:
         parts: Mapping[str, Any] | None = None,
     ) -> Made:
         """The model called ``name``: as an earlier run made it of the same parts, or trained now."""
-        told = {
+        made_of = {
             "model": digest_of_weights(model),
             "data": self.data.key,
             "task": task_settings(self.task),
@@ -301,7 +300,7 @@ class Run:
             "seed": self.recipe.seed,
             "version": __version__,
         }
-        key = digest_of({**(parts or {}), **told})
+        key = digest_of({**(parts or {}), **made_of})
         folder, work = self.folder / name, self.folder / WORK / f"{name}-{key}"
         record = record_in(folder)
         if record is not None and record.get("key") == key and not self.fresh:
@@ -333,7 +332,7 @@ class Run:
             shutil.rmtree(left, ignore_errors=True)
         if not any((self.folder / WORK).iterdir()):
             (self.folder / WORK).rmdir()
-        logger.info("%s: %s (%.0f s)", name, _told(record["scores"]), seconds)
+        logger.info("%s: %s (%.0f s)", name, told(record["scores"]), seconds)
         return Made(model.eval(), str(folder), record)
 
     def _found(self, name: str, folder: Path, record: dict[str, Any], settings: TrainingSettings) -> Made:
@@ -342,7 +341,7 @@ class Run:
         if record.get("scored") != self.data.scored_key:
             record |= {"scores": self._scores(model, settings), "scored": self.data.scored_key}
             write_record(folder, record)
-        logger.info("%s: already there, %s", name, _told(record["scores"]))
+        logger.info("%s: already there, %s", name, told(record["scores"]))
         return Made(model, str(folder), record)
 
     def _scores(self, model: nn.Module, settings: TrainingSettings) -> dict[str, float]:
@@ -468,7 +467,3 @@ def _scheduler(config: TrainingSettings, total: int) -> tuple[Callable[..., Any]
         return transformers.get_constant_schedule_with_warmup, growing
     chosen = f"get_{config.schedule}_schedule_with_warmup"
     return getattr(transformers, chosen), {**growing, "num_training_steps": total}
-
-
-def _told(scores: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())

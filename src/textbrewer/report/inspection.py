@@ -156,7 +156,7 @@ def inspect_model(
         UnsupportedError: nothing tells how to feed the model.
     """
     _require_sizes(model, batch_sizes, lengths, repeats)
-    make = inputs or _random_tokens(model)
+    make = inputs or random_tokens(model)
     shapes = sorted({(rows, length) for rows in batch_sizes for length in lengths}, key=lambda s: (s[0] * s[1], s))
     batches = [make(rows, length) for rows, length in shapes]
     flops = {length: _flops(model, make(1, length)) for length in set(lengths)}
@@ -189,7 +189,12 @@ def _require_sizes(model: nn.Module, batch_sizes: Sequence[int], lengths: Sequen
         )
 
 
-def _random_tokens(model: nn.Module) -> Callable[[int, int], Inputs]:
+def random_tokens(model: nn.Module) -> Callable[[int, int], Inputs]:
+    """``(rows, tokens) -> batch`` of random tokens of a model's vocabulary, without padding.
+
+    Raises:
+        UnsupportedError: the model does not say what it takes.
+    """
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
     if not isinstance(embeddings, nn.Embedding) or not accepts(model, "input_ids"):
         raise UnsupportedError(

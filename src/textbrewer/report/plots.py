@@ -66,7 +66,7 @@ def quality(scores: Mapping[str, Sequence[float]], label: str) -> str:
         axes.set_xlabel(label)
         axes.grid(axis="x", color="#e6e9ec")
 
-    return _svg(draw, height=0.75 * len(scores) + 0.9)
+    return svg_of(draw, height=0.75 * len(scores) + 0.9)
 
 
 def relative(measures: Mapping[str, Mapping[str, float]], reference: str) -> str:
@@ -91,7 +91,7 @@ def relative(measures: Mapping[str, Mapping[str, float]], reference: str) -> str
         axes.margins(x=0.14)
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1), ncols=len(models))
 
-    return _svg(draw, height=0.7 * len(measures) + 1.1)
+    return svg_of(draw, height=0.7 * len(measures) + 1.1)
 
 
 def curves(series: Mapping[str, Sequence[Curve]], label: str, smoothing: int = 5) -> str:
@@ -117,10 +117,11 @@ def curves(series: Mapping[str, Sequence[Curve]], label: str, smoothing: int = 5
         axes.grid(axis="y", color="#e6e9ec")
         axes.legend(frameon=False)
 
-    return _svg(draw, height=3.0)
+    return svg_of(draw, height=3.0)
 
 
-def _svg(draw: Any, height: float, width: float = 6.4) -> str:
+def svg_of(draw: Any, height: float, width: float = 6.4) -> str:
+    """What ``draw(axes)`` draws, as the text of an SVG; sizes in inches."""
     try:
         import matplotlib
     except ImportError:

@@ -1,8 +1,9 @@
-"""Tables as plain text."""
+"""Tables as plain text, and printed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -19,3 +20,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip())
     return "\n".join(lines)
+
+
+def print_table(table: Mapping[str, Any]) -> None:
+    """Print ``columns`` and ``rows`` to stdout, the column that is ``chosen`` in bold."""
+    from rich.console import Console
+    from rich.table import Table
+
+    printed = Table(header_style="bold")
+    for i, column in enumerate(table["columns"]):
+        printed.add_column(column, justify="right" if i else "left", style="bold" if i == table["chosen"] else "")
+    for row in table["rows"]:
+        printed.add_row(*row)
+    Console().print(printed)

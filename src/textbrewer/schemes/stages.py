@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from ..configs import DistillationConfig, TrainingConfig
 from ..distillers import GeneralDistiller
 from ..distillers._base import Distiller
-from ..engine.checkpoint import described, set_tensors, shapes_of, weights_of
+from ..engine.checkpoint import described, require_same, set_tensors, shapes_of, weights_of
 from ..errors import CheckpointError, ConfigError, Problem
 from ..files import replaced
 from ..randomness import random_state, set_random_state
@@ -221,13 +221,7 @@ def _take(path: Path, distiller: Distiller, loaders: Sequence[Any], job: Mapping
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}); delete it, and the stage goes on from its last checkpoint"
         ) from error
-    different = [key for key in {**job, **theirs} if job.get(key) != theirs.get(key)]
-    if different:
-        pairs = "".join(f"\n  {key}: {theirs.get(key)}\n  {' ' * len(key)}  now {job.get(key)}" for key in different)
-        raise CheckpointError(
-            f"{path} is of a stage that was another one. Different:{pairs}\n"
-            "Give each job an output_dir of its own, or leave resume out to start from the beginning"
-        )
+    require_same(f"{path} is of a stage that was another one", theirs, job)
     set_tensors(distiller.model_S, student)
     for one, kept in zip(loaders, own["loaders"], strict=True):
         Stream(one).load_state_dict(kept, within=False)

@@ -32,14 +32,23 @@ def model_class_in(folder: str | Path) -> Any:
     if name in _OWN:
         return _OWN[name]
     try:
-        import transformers
+        found = transformers_class(name)
     except ImportError:
         raise MissingDependencyError("transformers", "hf", f"loading {folder}") from None
-    found = getattr(transformers, str(name), None)
-    # A config is data: it names a model class, not whatever else Transformers has.
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+    if found is None:
         raise StudentError(f"{folder}: {CONFIG_FILE} names the model class {name!r}, which Transformers does not have")
     return found
+
+
+def transformers_class(name: Any) -> Any:
+    """The model class of Transformers that a config names; None where there is none.
+
+    A config is data: it names a model class, not whatever else Transformers has.
+    """
+    import transformers
+
+    found = getattr(transformers, str(name), None)
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
 
 
 def load_model(folder: str | Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,14 +11,12 @@ from ..configs._base import config_class
 from ..losses import full_precision, masked_mean
 from .data import Row
 from .encoded import Encoded
-from .labels import number_in
 from .scores import number_scores
-from .task import Reading
-from .texts import TextTask
+from .texts import NumberTask
 
 
 @config_class
-class TextRegression(TextTask):
+class TextRegression(NumberTask):
     """Texts, or pairs of texts, with a number each, such as how much two sentences mean the same.
 
     A row is ``{"text": …, "label": 3.5}``; the label is None where it is not known. The model's own loss is the mean
@@ -48,22 +45,6 @@ class TextRegression(TextTask):
     def model_settings(self) -> dict[str, Any]:
         """One output."""
         return {"num_labels": 1, "problem_type": "regression"}
-
-    def is_unlabelled(self, value: Any) -> bool:
-        """An empty cell says nothing."""
-        return value is None or value == ""
-
-    def label_of(self, value: Any, reading: Reading) -> float | None:
-        """The number."""
-        return number_in(value, reading.faults, reading.place)
-
-    def counted(self, rows: Sequence[Row]) -> dict[str, int]:
-        """Numbers are not counted."""
-        return {}
-
-    def number(self, label: Any) -> float:
-        """The number itself; NaN where it is not known."""
-        return math.nan if label is None else float(label)
 
     def learned(self, logits: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """``(batch, 1)`` logits, and the mean squared error of the labelled rows."""

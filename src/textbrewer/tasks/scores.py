@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,15 @@ from ._needed import needed
 
 _DEPTH = 10
 """How far down a ranking its reader looks."""
+
+
+def told(scores: Mapping[str, float]) -> str:
+    """Scores on one line.
+
+    >>> told({"accuracy": 0.75, "f1": 0.5})
+    'accuracy 0.7500, f1 0.5000'
+    """
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
 
 def class_scores(true: Sequence[int], predicted: Sequence[int], classes: int) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,16 +18,14 @@ from .data import Lengths, Row, Rows, Table
 from .data.columns import Chosen, Column
 from .encoded import SEQUENCES, Encoded, Feature, Padding, Part, TwoSides, chunks
 from .groups import GroupPadding, is_grouped, sequences_of
-from .labels import number_in
 from .scores import number_scores
-from .task import Reading
-from .texts import TextTask
+from .texts import NumberTask
 from .tokens import cut_to, require_fit
 from .vectors import cosines_of, vectors_of
 
 
 @config_class
-class SentenceEmbedding(TextTask):
+class SentenceEmbedding(NumberTask):
     """Texts as vectors of an encoder without a head.
 
     A row is ``{"text": …}``, and needs no more: the teacher's vector is what its student learns,
@@ -111,22 +108,6 @@ class SentenceEmbedding(TextTask):
         """``text``, and where there are any ``text_pair`` and its ``label``; a single text has none."""
         found = super().choose(table, columns, None if labelled else labelled)
         return found if found.get("text_pair") else found.without("label")
-
-    def is_unlabelled(self, value: Any) -> bool:
-        """An empty cell says nothing."""
-        return value is None or value == ""
-
-    def label_of(self, value: Any, reading: Reading) -> float | None:
-        """The number."""
-        return number_in(value, reading.faults, reading.place)
-
-    def counted(self, rows: Sequence[Row]) -> dict[str, int]:
-        """Numbers are not counted."""
-        return {}
-
-    def number(self, label: Any) -> float:
-        """The number itself; NaN where it is not known."""
-        return math.nan if label is None else float(label)
 
     # Batches.
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..adaptors import are_unnamed, label_names
 from ..configs import DistillationConfig
 from ..configs._base import Config
-from ..errors import ConfigError, DataError, Problem, count_of, one_of
+from ..errors import ConfigError, DataError, Problem, count_of, first_line, one_of
 from ..feeding import call, sides, to_device
 from ..modes import modes_kept
 from ._needed import needed
@@ -277,7 +278,7 @@ class Task(Config, ABC):
             config = transformers.AutoConfig.from_pretrained(name)
         except OSError as error:
             what = "a folder that save_pretrained wrote, or a name of the hub, which must be reached"
-            reason = str(error).strip().partition("\n")[0]
+            reason = first_line(error)
             raise ConfigError(f"a model for {self.name}", [Problem("name", what, repr(str(name)), reason)]) from error
         head = self.model_class.rpartition("For")[2]
         heads = [architecture.rpartition("For")[2] for architecture in config.architectures or []]
@@ -406,13 +407,10 @@ class Task(Config, ABC):
 
         A teacher may name the same labels in another order: distillers map those by name, or refuse them.
         """
-        names = getattr(config, "id2label", None)
-        if not self.class_names or not isinstance(names, Mapping):
+        found, wanted = label_names(config), self.class_names
+        if not wanted or found is None:
             return
-        found = [str(names[key]) for key in sorted(names, key=int)]
-        unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(found))
-        wanted = self.class_names
-        if found == wanted or (unnamed and len(found) == len(wanted)):
+        if found == wanted or (are_unnamed(found) and len(found) == len(wanted)):
             return
         if teacher and sorted(found) == sorted(wanted):
             return

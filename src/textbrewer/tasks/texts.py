@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import DataError
 from .data import Lengths, Row, Rows, Table
 from .data.columns import Chosen, Column, guessed, guessed_pair, missing, named
 from .encoded import Encoded, Feature, Padding, Part, chunks
+from .labels import number_in
 from .task import Reading, Task
 from .tokens import cut_to, require_fit
 
@@ -92,6 +94,26 @@ class TextTask(Task):
                 features.append({**feature, "labels": self.number(row["label"])} if labelled else feature)
         report = rows.report.with_lengths(Lengths(longest, self.max_length, longer, "cut"))
         return Encoded(rows, features, [Part(i) for i in range(len(rows))], Padding(tokenizer), report)
+
+
+class NumberTask(TextTask):
+    """A text task whose label is a number."""
+
+    def is_unlabelled(self, value: Any) -> bool:
+        """An empty cell says nothing."""
+        return value is None or value == ""
+
+    def label_of(self, value: Any, reading: Reading) -> float | None:
+        """The number."""
+        return number_in(value, reading.faults, reading.place)
+
+    def counted(self, rows: Sequence[Row]) -> dict[str, int]:
+        """Numbers are not counted."""
+        return {}
+
+    def number(self, label: Any) -> float:
+        """The number itself; NaN where it is not known."""
+        return math.nan if label is None else float(label)
 
 
 def _text(value: Any) -> str:

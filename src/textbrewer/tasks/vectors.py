@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..losses import full_precision
-from ..losses.relations import Pooling, _pooled, unit_vectors
+from ..losses.relations import Pooling, pooled_states, unit_vectors
 
 
 def vectors_of(logits: Any, outputs: Any, mask: Tensor | None, pooling: Pooling, normalise: bool) -> Tensor | None:
@@ -24,7 +24,7 @@ def vectors_of(logits: Any, outputs: Any, mask: Tensor | None, pooling: Pooling,
     states = outputs.get("last_hidden_state") if hasattr(outputs, "keys") else logits
     if not isinstance(states, Tensor) or states.dim() not in (2, 3):
         return None
-    vectors, _ = _pooled(full_precision(states), mask, pooling, "sentence vectors")
+    vectors, _ = pooled_states(full_precision(states), mask, pooling, "sentence vectors")
     return unit_vectors(vectors) if normalise else vectors
 
 

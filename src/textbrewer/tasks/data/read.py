@@ -11,7 +11,16 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
-from ...errors import DataError, MissingDependencyError, UnknownNameError, count_of, did_you_mean, nearest, one_of
+from ...errors import (
+    DataError,
+    MissingDependencyError,
+    UnknownNameError,
+    count_of,
+    did_you_mean,
+    first_line,
+    nearest,
+    one_of,
+)
 from .conll import read_conll
 from .files import Source, several
 from .report import SHOWN, Finding, Tally
@@ -243,7 +252,7 @@ def read_hub(name: str, *, config: str | None = None, split: str = "train", revi
     try:
         data = datasets.load_dataset(name, config, split=split, revision=revision)
     except Exception as error:  # of the hub, of the network, of datasets
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise DataError(
             f"{name!r} is no file or folder here{_near(Path(name))}, and the hub does not give it: {reason}"
         ) from None

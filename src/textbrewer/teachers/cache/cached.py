@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,8 +94,8 @@ class CachedTeacher:
             mask_of: tells the student's mask of a batch, asked where a plan is made; None takes padding to be masked.
         """
         rows = self._rows(fed.teacher_on_host)
-        asked = mask_of is not None and self.reads.features and self._needs_plan(rows)
-        plan = self._planned(rows, args, mask_of(fed) if asked and mask_of else ABSENT, fed.teacher is fed.student)
+        told = (lambda: ABSENT) if mask_of is None or not self.reads.features else partial(mask_of, fed)
+        plan = self._planned(rows, args, told, fed.teacher is fed.student)
         keys = rows.keys(salt_of(args), plan.strips(rows))
         with self.namespace.store.reading() as get:
             missing = [row for row, key in enumerate(keys) if not all(get(key + _suffix(p)) for p in plan.shapes)]
@@ -105,7 +106,7 @@ class CachedTeacher:
 
     def _values(self, fed: Fed, args: Mapping[str, Any], inputs_mask: Tensor | None) -> tuple[dict[Part, Tensor], Plan]:
         rows = self._rows(fed.teacher_on_host)
-        plan = self._planned(rows, args, inputs_mask, fed.teacher is fed.student)
+        plan = self._planned(rows, args, lambda: inputs_mask, fed.teacher is fed.student)
         keys = rows.keys(salt_of(args), plan.strips(rows))
         with self.namespace.store.reading() as get:
             found: dict[Part, list[Any]] = {part: [get(key + _suffix(part)) for key in keys] for part in plan.shapes}
@@ -165,10 +166,10 @@ class CachedTeacher:
     def _run(self, batch: Batch, args: Mapping[str, Any]) -> ModelOutputs:
         return self.live.raw(to_device(batch, self._device), args)
 
-    def _planned(self, rows: Rows, args: Mapping[str, Any], inputs_mask: Any, one_batch: bool) -> Plan:
+    def _planned(self, rows: Rows, args: Mapping[str, Any], mask_of: Callable[[], Any], one_batch: bool) -> Plan:
         """The plan, made from a sample of the first batch, and again of the first that has more padding."""
-        if self.plan is None or self._needs_plan(rows):
-            before = self.plan
+        if self.plan is None or (rows.divisible and rows.padding > self.plan.padding):
+            before, inputs_mask = self.plan, mask_of()
             with torch.no_grad():
                 self.plan = self._learned(rows, args, inputs_mask, one_batch)
             if not self.plan.stripped and rows.length is not None and (before is None or before.stripped):
@@ -177,9 +178,6 @@ class CachedTeacher:
                     "the teacher reads" if self._masked(rows, inputs_mask, one_batch) else "some term may read",
                 )
         return self.plan
-
-    def _needs_plan(self, rows: Rows) -> bool:
-        return self.plan is None or (rows.divisible and rows.padding > self.plan.padding)
 
     def _learned(self, rows: Rows, args: Mapping[str, Any], inputs_mask: Any, one_batch: bool) -> Plan:
         """Run the same rows twice, one of them alone, and one with other padding."""

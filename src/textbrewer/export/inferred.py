@@ -41,9 +41,7 @@ def task_for(model: nn.Module, tokenizer: Any) -> Task:
     longest = min(positions_of(model) or _LONGEST, tokenizer.model_max_length, _LONGEST)
     labels = found.labels or [f"LABEL_{i}" for i in range(found.num_labels)]
     if found.task == "question-answering":
-        # The shares of the defaults: 128 tokens of 384 are shared by windows, and 64 are the question's.
-        length = min(384, longest)
-        return QuestionAnswering(max_length=length, doc_stride=length // 3, max_question_length=length // 6)
+        return QuestionAnswering.from_dict(QuestionAnswering.lengths(min(384, longest)))
     if found.task == "token-classification":
         return TokenClassification(labels, max_length=longest)
     if found.problem_type == "multi_label_classification":

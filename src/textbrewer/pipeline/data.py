@@ -123,10 +123,7 @@ def lengths_for(kind: type[Task], config: Any) -> dict[str, int]:
     default: Any = next(each.default for each in fields(cast(Any, kind)) if each.name == "max_length")
     if not isinstance(positions, int) or not 0 < positions < default:
         return {}
-    if issubclass(kind, QuestionAnswering):
-        # The shares of the defaults: of 384 tokens windows share 128, and 64 are the question's.
-        return {"max_length": positions, "doc_stride": positions // 3, "max_question_length": positions // 6}
-    return {"max_length": positions}
+    return kind.lengths(positions) if issubclass(kind, QuestionAnswering) else {"max_length": positions}
 
 
 def data_of(

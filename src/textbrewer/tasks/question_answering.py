@@ -85,6 +85,14 @@ class QuestionAnswering(Task):
             )
         return self
 
+    @staticmethod
+    def lengths(longest: int) -> dict[str, int]:
+        """Settings for windows of so many tokens, in the shares of the defaults.
+
+        Of 384 tokens windows share 128, and 64 are the question's.
+        """
+        return {"max_length": longest, "doc_stride": longest // 3, "max_question_length": longest // 6}
+
     @property
     def main_metric(self) -> str:
         """The score to choose a model by."""

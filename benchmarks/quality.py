@@ -24,7 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,45 +42,66 @@ from textbrewer import (
     build_student,
     demo,
     matches,
+    schemes,
 )
 from textbrewer.tasks import Task, TextClassification, TokenClassification, read
 
 LAYERS, DEEP, WIDTH = 3, 6, 384
 HIDDEN = matches.uniform(DEEP, LAYERS, "hidden")
+METRICS = {"score": "score", "exact_match": "exact"}
 SOFT = {"temperature": 4, "kd_loss_type": "kl", "kd_loss_weight": 1}
-TAUGHT: dict[str, dict[str, Any]] = {
-    "labels alone": {},
-    "distilled": {**SOFT, "intermediate_matches": HIDDEN, "hard_label_weight": 0.5},
-    "distilled, no labels": {**SOFT, "intermediate_matches": HIDDEN},
-}
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a student is trained.
+
+    Attributes:
+        terms: of its :class:`~textbrewer.DistillationConfig`; none for labels alone.
+        share: of the experiment's steps.
+        scheme: another way than :class:`~textbrewer.GeneralDistiller`, by the name of a method of :class:`Bench`.
+    """
+
+    terms: Mapping[str, Any] = field(default_factory=dict)
+    share: float = 1
+    scheme: str | None = None
+
+
+def taught(hidden: Any) -> dict[str, Method]:
+    """The methods of most experiments, with these matches of hidden states."""
+    return {
+        "labels alone": Method(),
+        "distilled": Method({**SOFT, "intermediate_matches": hidden, "hard_label_weight": 0.5}),
+        "distilled, no labels": Method({**SOFT, "intermediate_matches": hidden}),
+    }
+
+
+TAUGHT = taught(HIDDEN)
+FEW = {"labels alone": TAUGHT["labels alone"], "labels alone, a quarter of the steps": Method(share=0.25), **TAUGHT}
 
 
 def _match(loss: Any, layer_T: Any = DEEP, layer_S: Any = LAYERS, feature: str = "hidden", weight: float = 1) -> Any:
     return {"layer_T": layer_T, "layer_S": layer_S, "feature": feature, "loss": loss, "weight": weight}
 
 
-def _relations(loss: Any) -> list[Any]:
-    """Of queries, keys and values of the last layers."""
-    parts = ("query", "key", "value")
-    return [_match(loss, f"{part}:{DEEP - 1}", f"{part}:{LAYERS - 1}") for part in parts]
+def _learning(loss: str, **more: Any) -> Method:
+    return Method({"temperature": 4, "kd_loss_type": loss, "hard_label_weight": 0.5, **more})
 
 
-def _learning(loss: str, **more: Any) -> dict[str, Any]:
-    return {"temperature": 4, "kd_loss_type": loss, "hard_label_weight": 0.5, **more}
-
-
-def _with(*terms: Any) -> dict[str, Any]:
-    return {**SOFT, "hard_label_weight": 0.5, "intermediate_matches": list(terms)}
+def _with(*terms: Any) -> Method:
+    return Method({**SOFT, "hard_label_weight": 0.5, "intermediate_matches": list(terms)})
 
 
 MAPS = matches.uniform(DEEP, LAYERS, "attention")
-FAMILIES: dict[str, dict[str, Any]] = {
-    "labels alone": {},
+EXAMPLES = 2000
+FAMILIES = {
+    "labels alone": Method(),
     "kl": _learning("kl"),
     "ce": _learning("ce"),
     "logit mse": _learning("mse"),
     "reverse_kl": _learning("reverse_kl"),
     "jsd": _learning("jsd"),
+    "focal_kl": _learning("focal_kl"),
     "dkd": _learning("dkd"),
     "dist": _learning("dist", temperature=1),
     "standardised_kl": _learning("standardised_kl"),
@@ -88,7 +109,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "kl + cos": _with(*({**each, "loss": "cos_valid"} for each in HIDDEN)),
     "kl + pkd": _with(*({**each, "loss": "pkd"} for each in HIDDEN[1:])),
     "kl + attention_mse": _with(*({**each, "loss": "attention_mse_valid"} for each in MAPS)),
-    "kl + minilm (v2)": _with(*_relations(["relation_kl", 12])),
+    "kl + tinybert": _with(*matches.tinybert(DEEP, LAYERS)),
+    "kl + minilm": _with(*matches.minilm(12)),
+    "kl + minilmv2": _with(*matches.minilmv2(12)),
+    "kl + many_to_many": _with(*matches.many_to_many(DEEP, LAYERS)),
     "kl + at": _with(*({**each, "loss": "at"} for each in HIDDEN[1:])),
     "kl + nst": _with(*({**each, "loss": "nst_polynomial"} for each in HIDDEN[1:])),
     "kl + fsp": _with(_match("gram_valid", [0, DEEP], [0, LAYERS])),
@@ -97,7 +121,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "kl + rkd": _with(_match("rkd_distance"), _match("rkd_angle", weight=2)),
     "kl + similarity": _with(_match("similarity_preserving", weight=100)),
     "kl + embedding_mse": _with(_match("embedding_mse")),
+    "kl + crd": _with(_match(["crd", EXAMPLES, WIDTH, WIDTH], weight=0.1)),
+    "features, then logits": replace(_with(*HIDDEN), scheme="in_stages"),
+    "mutual": Method({"temperature": 1, "kd_loss_type": "kl", "hard_label_weight": 1}, scheme="mutually"),
+    "theseus": Method(scheme="replacing"),
 }
+
+
+def _minilm(folder: Path, steps: int) -> Path:
+    return demo._pretrained()
 
 
 @dataclass(frozen=True)
@@ -112,8 +144,12 @@ class Experiment:
         steps: of each student.
         teacher_steps: of the teacher.
         methods: by name, the first is what the others are compared with.
-        learning_rate: of all.
+        learning_rate: of the students.
+        teacher_learning_rate: of the teacher.
         batch_size: of all.
+        layers: of the student.
+        pretrained: finds the model and tokenizer to start from, or makes them in a folder, in so many steps.
+        pretraining_steps: those steps, where they are made here.
     """
 
     task: Task
@@ -122,9 +158,20 @@ class Experiment:
     test: Sequence[Any]
     steps: int
     teacher_steps: int
-    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: TAUGHT)
+    methods: Mapping[str, Method] = field(default_factory=lambda: TAUGHT)
     learning_rate: float = 2e-4
+    teacher_learning_rate: float = 1e-4
     batch_size: int = 32
+    layers: int = LAYERS
+    pretrained: Callable[[Path, int], Path] = _minilm
+    pretraining_steps: int = 0
+
+
+def here(path: Path) -> Path:
+    """The path, if there is such a file."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    return path
 
 
 def bbc_few(data: Path) -> Experiment:
@@ -136,7 +183,7 @@ def bbc_few(data: Path) -> Experiment:
     for row, labelled in zip(train, rows.labelled.rows, strict=False):
         row["label"] = labelled["label"]
     test = [dict(row) for row in rows.test.rows]
-    return Experiment(task, train[: len(rows.labelled)], train, test, steps=200, teacher_steps=120)
+    return Experiment(task, train[: len(rows.labelled)], train, test, steps=200, teacher_steps=120, methods=FEW)
 
 
 def _sst2(data: Path, labelled: int | None, total: int | None, **more: Any) -> Experiment:
@@ -144,7 +191,7 @@ def _sst2(data: Path, labelled: int | None, total: int | None, **more: Any) -> E
     columns = {"text": "0", "label": "1"}
 
     def rows(file: str) -> list[Any]:
-        found = task.rows(read(data / "sst2" / file, header=False), columns)
+        found = task.rows(read(here(data / "sst2" / file), header=False), columns)
         return [dict(row) for row in found]
 
     train = rows("train.tsv")
@@ -157,26 +204,26 @@ def _sst2(data: Path, labelled: int | None, total: int | None, **more: Any) -> E
 
 def sst2(data: Path) -> Experiment:
     """All labels."""
-    return _sst2(data, None, None, steps=650, teacher_steps=430)
+    return _sst2(data, None, None, steps=430, teacher_steps=430)
 
 
 def sst2_few(data: Path) -> Experiment:
     """Few labels and much text, short."""
-    return _sst2(data, 1000, None, steps=650, teacher_steps=160)
+    return _sst2(data, 1000, None, steps=430, teacher_steps=160, methods=FEW)
 
 
 def sst2_families(data: Path) -> Experiment:
     """Every family of losses on the same rows."""
-    return _sst2(data, None, 2000, steps=190, teacher_steps=190, methods=FAMILIES)
+    return _sst2(data, None, EXAMPLES, steps=190, teacher_steps=190, methods=FAMILIES)
 
 
 def wnut17(data: Path) -> Experiment:
     """Entities in noisy text."""
-    table = read(data / "wnut17" / "train.conll")
+    table = read(here(data / "wnut17" / "train.conll"))
     task = TokenClassification.from_data(table, max_length=64)
     train = [dict(row) for row in task.rows(table)]
-    test = [dict(row) for row in task.rows(read(data / "wnut17" / "dev.conll"))]
-    return Experiment(task, train, train, test, steps=530, teacher_steps=530)
+    test = [dict(row) for row in task.rows(read(here(data / "wnut17" / "dev.conll")))]
+    return Experiment(task, train, train, test, steps=320, teacher_steps=320)
 
 
 EXPERIMENTS: dict[str, Callable[[Path], Experiment]] = {
@@ -195,10 +242,11 @@ class Bench:
         from transformers import AutoTokenizer
 
         self.experiment, self.folder = experiment, folder
-        self.tokenizer = AutoTokenizer.from_pretrained(demo._pretrained())
+        self.pretrained = experiment.pretrained(folder.parent, experiment.pretraining_steps)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.pretrained)
         encode = experiment.task.encode
         self.labelled, self.text, self.test = (
-            encode(rows, self.tokenizer) for rows in (experiment.labelled, experiment.text, experiment.test)
+            _numbered(encode(rows, self.tokenizer)) for rows in (experiment.labelled, experiment.text, experiment.test)
         )
         self.cache = TeacherCache(folder / "cache")
 
@@ -207,57 +255,114 @@ class Bench:
         experiment, folder = self.experiment, self.folder / "teacher"
         if not (folder / "config.json").exists():
             set_seed(0)
-            model = experiment.task.load(demo._pretrained())
+            model = experiment.task.load(self.pretrained)
             trainer = BasicTrainer(self._training("teacher"), model, experiment.task.adaptor(model))
-            self._fit(trainer, model, self.labelled, experiment.teacher_steps, 0)
+            loader = self._loader(self.labelled, 0)
+            fit(trainer, model, loader, experiment.teacher_steps, experiment.teacher_learning_rate)
             model.save_pretrained(folder)
         return experiment.task.load(folder).eval()
 
     def run(self, method: str, seed: int, teacher: Any) -> dict[str, Any]:
         """Train one student; what it got right."""
-        experiment, config = self.experiment, dict(self.experiment.methods[method])
+        how = self.experiment.methods[method]
         set_seed(seed)
         started = time.perf_counter()
-        student = build_student(teacher, StudentConfig(num_layers=LAYERS))
-        if config:
-            terms = DistillationConfig(**config)
-            adaptors = experiment.task.adaptors(teacher, student, terms)
-            distiller = GeneralDistiller(
-                self._training("student"), terms, teacher, student, *adaptors, teacher_cache=self.cache
-            )
-            self._fit(distiller, student, self.text, experiment.steps, seed)
-        else:
-            trainer = BasicTrainer(self._training("student"), student, experiment.task.adaptor(student))
-            self._fit(trainer, student, self.labelled, experiment.steps, seed)
+        student = build_student(teacher, StudentConfig(num_layers=self.experiment.layers))
+        train: Callable[..., None] = getattr(self, how.scheme or ("distilled" if how.terms else "alone"))
+        train(teacher, student, how, seed)
         seconds = time.perf_counter() - started
         return {"method": method, "seed": seed, "seconds": round(seconds, 1), **self.judged(student)}
 
+    def alone(self, teacher: Any, student: Any, how: Method, seed: int) -> None:
+        """From the labels."""
+        trainer = BasicTrainer(self._training("student"), student, self.experiment.task.adaptor(student))
+        with trainer:
+            trainer.train(self._optimizer(student), **self._arguments(self.labelled, how.share, seed))
+
+    def distilled(self, teacher: Any, student: Any, how: Method, seed: int) -> None:
+        """From the teacher."""
+        terms = DistillationConfig(**how.terms)
+        adaptors = self.experiment.task.adaptors(teacher, student, terms)
+        training = self._training("student")
+        with GeneralDistiller(training, terms, teacher, student, *adaptors, teacher_cache=self.cache) as distiller:
+            distiller.train(self._optimizer(student), **self._arguments(self.text, how.share, seed))
+
+    def in_stages(self, teacher: Any, student: Any, how: Method, seed: int) -> None:
+        """Half of the steps for the matches, half for the logits."""
+        terms = DistillationConfig(**how.terms)
+        stages = schemes.features_then_logits(
+            self._training("student"),
+            terms,
+            teacher,
+            student,
+            *self.experiment.task.adaptors(teacher, student, terms),
+            teacher_cache=self.cache,
+        )
+        stages.train(self._optimizer, **self._arguments(self.text, how.share / 2, seed))
+
+    def mutually(self, teacher: Any, student: Any, how: Method, seed: int) -> None:
+        """With a second student of the same start, and no teacher."""
+        pair = [student, build_student(teacher, StudentConfig(num_layers=self.experiment.layers))]
+        adaptors = [self.experiment.task.adaptor(each) for each in pair]
+        terms = DistillationConfig(**how.terms)
+        with schemes.MutualDistiller(self._training("student"), terms, pair, adaptors) as distiller:
+            distiller.train(self._optimizer(distiller.model_S), **self._arguments(self.labelled, how.share, seed))
+
+    def replacing(self, teacher: Any, student: Any, how: Method, seed: int) -> None:
+        """Half of the steps inside the teacher, half alone."""
+        adaptor = self.experiment.task.adaptor(student)
+        stages = schemes.theseus(self._training("student"), teacher, student, adaptor)
+        stages.train(self._optimizer, **self._arguments(self.labelled, how.share / 2, seed))
+
     def judged(self, model: Any) -> dict[str, Any]:
-        """The main score, and of each held-out row what it is made of."""
+        """The main score, and of each held-out row what it is made of; of answers also the share of exact ones."""
         task = self.experiment.task
         predictions = task.predict(model, self.test.rows, self.tokenizer)
-        counts = [_counts(row, said) for row, said in zip(self.test.rows, predictions, strict=True)]
-        return {"score": _score(np.array(counts)), "counts": counts}
+        counts = [_counts(task, row, said) for row, said in zip(self.test.rows, predictions, strict=True)]
+        found = {"score": _score(np.array(counts)), "counts": counts}
+        scores = task.score(predictions, self.test.rows)
+        return {**found, **{key: 100 * scores[key] for key in METRICS if key in scores}}
 
     def _training(self, name: str) -> TrainingConfig:
         return TrainingConfig(output_dir=str(self.folder / "work" / name), ckpt_frequency=0, save_state=False)
 
-    def _fit(self, trainer: Any, model: Any, rows: Any, steps: int, seed: int) -> None:
-        experiment = self.experiment
-        optimizer = torch.optim.AdamW(model.parameters(), lr=experiment.learning_rate, fused=True)
-        with trainer:
-            trainer.train(
-                optimizer,
-                rows.loader(experiment.batch_size, shuffle_seed=seed),
-                num_steps=steps,
-                scheduler_class=get_linear_schedule_with_warmup,
-                scheduler_args={"num_warmup_steps": steps // 10, "num_training_steps": steps},
-                max_grad_norm=1.0,
-            )
+    def _optimizer(self, model: Any) -> Any:
+        return torch.optim.AdamW(model.parameters(), lr=self.experiment.learning_rate, fused=True)
+
+    def _arguments(self, rows: Any, share: float, seed: int) -> dict[str, Any]:
+        """Of ``train``."""
+        return {"dataloader": self._loader(rows, seed), **schedule(round(share * self.experiment.steps))}
+
+    def _loader(self, rows: Any, seed: int) -> Any:
+        return rows.loader(self.experiment.batch_size, shuffle_seed=seed, group_by_length=True)
 
 
-def _counts(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[int]:
-    """Right and all of a row with a class; right, said and true entities of a row with tags."""
+def schedule(steps: int) -> dict[str, Any]:
+    """Arguments of ``train``: a learning rate that grows in a tenth of the steps and then falls."""
+    return {
+        "num_steps": steps,
+        "scheduler_class": get_linear_schedule_with_warmup,
+        "scheduler_args": {"num_warmup_steps": steps // 10, "num_training_steps": steps},
+        "max_grad_norm": 1.0,
+    }
+
+
+def fit(trainer: Any, model: Any, loader: Any, steps: int, learning_rate: float) -> None:
+    """Train a model by itself."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
+    with trainer:
+        trainer.train(optimizer, loader, **schedule(steps))
+
+
+def _numbered(rows: Any) -> Any:
+    """With the number of each row among them, by which a memory of examples knows it."""
+    return replace(rows, features=[{**feature, "index": place} for place, feature in enumerate(rows.features)])
+
+
+def _counts(task: Task, row: Mapping[str, Any], said: Mapping[str, Any]) -> list[float]:
+    """Right and all of a row with a class, F1 and one of a question; right, said and true entities of tags."""
+    if "answers" in row:
+        return [task.score([said], [row])["f1"], 1]
     if "tags" not in row:
         return [int(row["label"] == said["label"]), 1]
     true, found = (_entities(tags) for tags in (row["tags"], said["tags"]))
@@ -290,60 +395,83 @@ def interval(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]
     return [float(bound) for bound in np.quantile(found, [0.025, 0.975])]
 
 
-def table(runs: Sequence[Mapping[str, Any]], teacher: float) -> str:
+def recorded(
+    file: Path, wanted: Sequence[tuple[str, int]], run: Callable[[str, int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The runs in a file and those of the wanted methods and seeds that it has not: each is added when it ends."""
+    runs = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {(each["method"], each["seed"]) for each in runs}
+    for method, seed in wanted:
+        if (method, seed) not in done:
+            runs.append(run(method, seed))
+            with file.open("a") as record:
+                record.write(json.dumps(runs[-1]) + "\n")
+            print(f"{method}, seed {seed}: {runs[-1]['score']:.1f} ({runs[-1]['seconds']:.0f} s)", flush=True)
+    return runs
+
+
+def table(runs: Sequence[Mapping[str, Any]], teacher: Mapping[str, Any]) -> str:
     """Markdown: a line a method, in the order of their first run."""
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for run in sorted(runs, key=lambda run: run["seed"]):
         by_method.setdefault(run["method"], []).append(run)
     base = next(iter(by_method.values()))
-    lines = ["| | score | difference, 95 % interval | seconds a run |", "|---|---|---|---|"]
-    lines.append(f"| teacher (one seed) | {teacher:.1f} | | |")
+    metrics = [key for key in METRICS if key in teacher]
+    columns = ["", *(METRICS[key] for key in metrics), "difference, 95 % interval", "seconds a run"]
+    lines = [_line(columns), _line(["---"] * len(columns))]
+    lines.append(_line(["teacher (one seed)", *(f"{teacher[key]:.1f}" for key in metrics), "", ""]))
     for method, own in by_method.items():
-        scores = [run["score"] for run in own]
-        spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+        scores = [_spread([run[key] for run in own]) for key in metrics]
         seconds = statistics.median(run["seconds"] for run in own)
         compared = ""
         if own is not base and len(own) == len(base):
             low, high = interval(own, base)
-            compared = f"{statistics.mean(scores) - statistics.mean(r['score'] for r in base):+.1f}, "
+            means = [statistics.mean(run["score"] for run in each) for each in (own, base)]
+            compared = f"{means[0] - means[1]:+.1f}, "
             compared += f"{low:+.1f} to {high:+.1f}"
-        lines.append(f"| {method} | {statistics.mean(scores):.1f}{spread} | {compared} | {seconds:.0f} |")
+        lines.append(_line([method, *scores, compared, f"{seconds:.0f}"]))
     return "\n".join(lines)
 
 
-def main() -> int:
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _spread(values: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"
+
+
+def main(
+    experiments: Mapping[str, Callable[[Path], Experiment]] = EXPERIMENTS,
+    description: str | None = __doc__,
+    output: str = "runs/quality",
+) -> int:
     """Run what is not there yet, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=list(experiments))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--output", type=Path, default=Path(output))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="methods; all by default")
     parser.add_argument("--steps", type=int, help="another number of steps: to see that it works")
     args = parser.parse_args()
     try:
-        experiment = EXPERIMENTS[args.experiment](args.data)
+        experiment = experiments[args.experiment](args.data)
     except FileNotFoundError as error:
         print(f"{args.experiment}: skipped, its data is not here: {error}")
         return 0
     if args.steps:
-        experiment = Experiment(**{**vars(experiment), "steps": args.steps, "teacher_steps": args.steps})
+        kinds = ("steps", "teacher_steps", "pretraining_steps")
+        experiment = replace(experiment, **dict.fromkeys(kinds, args.steps))
     folder = args.output / args.experiment
     folder.mkdir(parents=True, exist_ok=True)
-    record = folder / "runs.jsonl"
-    runs = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     bench = Bench(experiment, folder)
     teacher = bench.teacher()
-    of_teacher = bench.judged(teacher)["score"]
-    print(f"{args.experiment}: teacher {of_teacher:.1f}", flush=True)
-    done = {(run["method"], run["seed"]) for run in runs}
-    for seed in range(args.seeds):
-        for method in args.only or experiment.methods:
-            if (method, seed) not in done:
-                runs.append(bench.run(method, seed, teacher))
-                with record.open("a") as file:
-                    file.write(json.dumps(runs[-1]) + "\n")
-                print(f"{method}, seed {seed}: {runs[-1]['score']:.1f} ({runs[-1]['seconds']:.0f} s)", flush=True)
+    of_teacher = bench.judged(teacher)
+    print(f"{args.experiment}: teacher {of_teacher['score']:.1f}", flush=True)
+    wanted = [(method, seed) for seed in range(args.seeds) for method in args.only or experiment.methods]
+    runs = recorded(folder / "runs.jsonl", wanted, lambda method, seed: bench.run(method, seed, teacher))
     bench.cache.close()
     print(
         f"\n{len(experiment.labelled):,} labelled rows of {len(experiment.text):,}, {len(experiment.test):,} held out, "

@@ -15,7 +15,7 @@ from tests.tasks.small import tokenizer_of
 from textbrewer import LengthGroupedBatches
 from textbrewer.errors import DataError
 from textbrewer.tasks import DataReport, Encoded
-from textbrewer.tasks.encoded import Padding, Part, Passes, two_sided
+from textbrewer.tasks.encoded import Made, Padding, Part, Passes, two_sided
 
 FEATURES = [
     {"input_ids": np.array([5, 6, 7]), "token_type_ids": np.array([0, 0, 1]), "labels": np.array([1, -100, 2])},
@@ -93,6 +93,16 @@ def test_batches_of_like_lengths():
     assert data.lengths == [3, 1, 3, 1]
     batches = DataLoader(data, batch_sampler=LengthGroupedBatches(data.lengths, 2), collate_fn=data.padding)
     assert sorted(batch["input_ids"].shape[1] for batch in batches) == [1, 3]
+    widths = [[b["input_ids"].shape[1] for b in data.loader(2, shuffle_seed=2, group_by_length=True)] for _ in range(2)]
+    assert sorted(widths[0]) == [1, 3] and widths[0] == widths[1]
+    assert [len(b["labels"]) for b in encoded(3).loader(2, group_by_length=True, drop_last=True)] == [2]
+
+
+def test_features_made_anew_are_made_anew_when_grouped_too():
+    features = Made(4, lambda index: {"input_ids": np.array([5]), "labels": index if isinstance(index, int) else -1})
+    data = Encoded([{}] * 4, features, [Part(i) for i in range(4)], PADDING, encoded(4).report, varies=True)
+    seen = [batch["labels"].tolist() for batch in data.loader(4, shuffle_seed=0, group_by_length=True)]
+    assert seen == [[-1] * 4]
 
 
 def test_no_rows():

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, cast, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..batching import LengthGroupedBatches
 from ..errors import DataError
 from ..feeding import sides
 from .data import DataReport, Row
@@ -153,12 +154,17 @@ class Encoded(Dataset[Feature]):
         """How many a student reads of each feature."""
         return int(getattr(_side(self.padding, "student"), "number", 1))
 
-    def loader(self, batch_size: int, *, shuffle_seed: int | None = None, **options: Any) -> DataLoader[Feature]:
+    def loader(
+        self, batch_size: int, *, shuffle_seed: int | None = None, group_by_length: bool = False, **options: Any
+    ) -> DataLoader[Feature]:
         """Batches padded to their longest row.
 
         Args:
             batch_size: features of a batch.
             shuffle_seed: shuffles anew in each epoch, in an order that depends on this alone; None keeps the order.
+            group_by_length: shuffles so that rows of about the same length come together, with seed 0 where no other
+                is given; see :class:`~textbrewer.LengthGroupedBatches`. Features that are made anew in each pass are
+                left as they are.
             **options: of ``DataLoader``.
 
         Raises:
@@ -166,6 +172,10 @@ class Encoded(Dataset[Feature]):
         """
         if not len(self):
             raise DataError("loader: there are no rows")
+        if group_by_length and not self.varies:
+            drop_last = options.pop("drop_last", False)
+            batches = LengthGroupedBatches(self.lengths, batch_size, seed=shuffle_seed or 0, drop_last=drop_last)
+            return DataLoader(self, batch_sampler=cast(Any, batches), collate_fn=self.padding, **options)
         generator = None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
         if self.varies:
             options["sampler"] = Passes(len(self), generator)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("textbrewer")
 
-# As many rows as make it all but sure that dropout shows, even where only a few logits are dropped.
+# Half as many rows make it all but sure that dropout shows, even where only a few logits are dropped.
 _SAMPLE = 16
 
 
@@ -180,15 +180,17 @@ class CachedTeacher:
         return self.plan
 
     def _learned(self, rows: Rows, args: Mapping[str, Any], inputs_mask: Any, one_batch: bool) -> Plan:
-        """Run the same rows twice, one of them alone, and one with other padding."""
+        """Run the same rows, half of them again, one alone, and one with other padding."""
         sample = list(range(min(_SAMPLE, rows.number) if rows.divisible else rows.number))
-        outputs, again = (self._run(rows.chosen(sample, trim=False), args) for _ in range(2))
+        outputs = self._run(rows.chosen(sample, trim=False), args)
         # Where the sample is the whole batch, it need not be run once more to be kept.
         self._tried = {rows: outputs} if len(sample) == rows.number else {}
         parts = parts_of(self.reads, outputs)
         require_rows(parts, outputs, len(sample))
-        for part in parts:
-            if not _close(part.of(outputs), part.of(again)):
+        again = sample[: -(-len(sample) // 2)] if rows.divisible else sample
+        if self._changed(parts, outputs, rows, again, args):
+            # Half of a batch may be computed in another order, in half precision too: only the very same one decides.
+            for part in self._changed(parts, outputs, rows, sample, args):
                 raise CacheError(
                     f"the teacher gives two answers for one input ({part.name}): a teacher cache needs a deterministic "
                     "teacher; switch its dropout off (model.eval() does, unless the model calls dropout itself)"
@@ -203,6 +205,13 @@ class CachedTeacher:
             return plain
         shapes = self._under_other_padding(rows, parts, args)
         return plain if shapes is None else replace(plain, shapes=shapes, stripped=True)
+
+    def _changed(
+        self, parts: Sequence[Part], outputs: ModelOutputs, rows: Rows, again: Sequence[int], args: Mapping[str, Any]
+    ) -> list[Part]:
+        """The parts that the first rows give otherwise when they are run again."""
+        found = self._run(rows.chosen(again, trim=False), args)
+        return [part for part in parts if not _close(part.of(outputs)[: len(again)], part.of(found))]
 
     @staticmethod
     def _require_independent(parts: Sequence[Part], outputs: ModelOutputs, alone: ModelOutputs) -> None:

@@ -48,6 +48,8 @@ def test_soft_label_losses_of_classes_are_refused(task):
     model = bert(task, TOKENIZER)
     with pytest.raises(ConfigError, match=r"`kd_loss_type`: expected one of .*'logit_mse'.*, got 'ce'"):
         task.adaptors(model, model, DistillationConfig())
-    for loss in (*task.soft_losses, lambda s, t, tau: (s - t).abs().mean()):
+    with pytest.raises(ConfigError, match=r"`kd_loss_type`: .*, got \['jsd', 0.1\]"):
+        task.adaptors(model, model, DistillationConfig(kd_loss_type=["jsd", 0.1]))
+    for loss in (*task.soft_losses, ["huber", 0.5], lambda s, t, tau: (s - t).abs().mean()):
         assert len(task.adaptors(model, model, DistillationConfig(kd_loss_type=loss))) == 2
     assert len(task.adaptors(model, model, DistillationConfig(kd_loss_weight=0))) == 2

@@ -19,6 +19,7 @@ from ..configs._base import Config
 from ..errors import ConfigError, DataError, Problem, count_of, first_line, one_of
 from ..feeding import call, sides, to_device
 from ..modes import modes_kept
+from ..presets import asked
 from ._needed import needed
 from .adaptor import TaskAdaptor
 from .data import DataReport, Finding, Row, Rows, Table
@@ -318,7 +319,8 @@ class Task(Config, ABC):
             ConfigError: a model has other labels, or the config's soft-label loss does not fit the task.
         """
         loss, fitting = distill_config.kd_loss_type, self.soft_losses
-        if fitting and isinstance(loss, str) and loss not in fitting and distill_config.kd_loss_weight:
+        name = None if callable(loss) else asked(loss)[0]
+        if fitting and name is not None and name not in fitting and distill_config.kd_loss_weight:
             hint = "a softmax over its outputs says nothing that is true"
             problem = Problem("kd_loss_type", one_of(fitting), repr(loss), hint)
             raise ConfigError(f"DistillationConfig for {self.name}", [problem])

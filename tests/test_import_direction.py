@@ -13,7 +13,7 @@ ROOT = Path(textbrewer.__file__).parent
 
 # From the bottom up; a room may import the rooms of its own line, one way, and of the lines above it here.
 LAYERS = [
-    ["types", "errors", "files", "modes", "randomness"],
+    ["types", "errors", "files", "modes", "precision", "randomness"],
     ["losses", "schedules", "projections", "balancing"],
     ["presets"],
     ["matches"],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -130,6 +130,13 @@ class Plan:
         """All of it, as JSON takes it."""
         return {**asdict(self), "front": [asdict(each) for each in self.front]}
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """The plan of :meth:`to_dict`; keys that are not a plan's are passed over."""
+        candidates = tuple(_candidate(each) for each in plain["candidates"])
+        chosen = candidates[candidates.index(_candidate(plain["chosen"]))]
+        return cls(chosen, candidates, _candidate(plain["teacher"]), Limits(**plain["limits"]), plain["machine"])
+
     def __str__(self) -> str:
         head = ["", "heads", "parameters", "of them no embeddings", "MB", "median, ms", "fits", "front"]
         front = self.front
@@ -163,7 +170,8 @@ class Plan:
             for name, (some, colour, marker) in kinds.items():
                 points = [(each.latency_ms, each.capacity / 1e6) for each in some]
                 axes.plot(*zip(*points, strict=True), marker, color=colour, label=name) if points else None
-            axes.annotate("teacher", (self.teacher.latency_ms or 0.0, self.teacher.capacity / 1e6), fontsize=9)
+            place = (self.teacher.latency_ms or 0.0, self.teacher.capacity / 1e6)
+            axes.annotate("teacher", place, fontsize=9, ha="right")
             if self.limits.max_latency_ms is not None:
                 axes.axvline(self.limits.max_latency_ms, color=COLOURS[1], linestyle=":", linewidth=1)
             axes.set_xlabel(f"median latency, ms ({self.limits.batch} x {self.limits.length} tokens)")
@@ -172,6 +180,11 @@ class Plan:
             axes.legend(frameon=False)
 
         return svg_of(draw, height=3.6)
+
+
+def _candidate(plain: Mapping[str, Any]) -> Candidate:
+    config = plain["config"]
+    return Candidate(**{**plain, "config": config and StudentConfig.from_dict(config)})
 
 
 def plan(

@@ -1,10 +1,11 @@
-"""The command that plans a student."""
+"""The commands that plan a student."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+import yaml
 
 pytest.importorskip("typer", reason="needs the extra `cli`")
 pytest.importorskip("rich", reason="needs the extra `cli`")
@@ -12,7 +13,7 @@ pytest.importorskip("transformers", reason="needs the extra `cli`")
 pytest.importorskip("matplotlib", reason="needs the extra `cli`")
 
 from tests.cli.test_cli import run
-from tests.pipeline.small import base_model
+from tests.pipeline.small import base_model, films, recipe_of
 
 __all__ = ["run"]
 
@@ -65,3 +66,62 @@ def test_wrong_input_ends_with_2_and_leaves_nothing(run, teacher, tmp_path, argu
     result = run("student", teacher, tmp_path / "one", *arguments)
     assert result.exit_code == 2 and message in " ".join(result.stderr.split())
     assert not (tmp_path / "one").exists()
+
+
+@pytest.fixture(scope="module")
+def recipe(teacher):
+    """A recipe of seconds without a student."""
+    folder = teacher.parent
+    films(folder / "train.csv", 64)
+    films(folder / "validation.csv", 16, seed=1)
+    values = recipe_of(folder)
+    (folder / "films.yaml").write_text(yaml.safe_dump(values))
+    (folder / "sized.yaml").write_text(yaml.safe_dump({**values, "student": {"num_layers": 2}}))
+    return folder / "films.yaml"
+
+
+SHORT = ("teacher.training.num_steps=1", "training.num_steps=1")
+
+
+def test_distill_plans_and_distils(run, recipe, tmp_path):
+    limits = ("--max-latency-ms", 1000, "--max-params", 5000, "--batch", 2, "--length", 8, "--threads", 1)
+    given = ("distill", recipe, *SHORT, f"output_dir={tmp_path}/run", *limits)
+    shown = run(*given)
+    assert shown.exit_code == 0, shown.stderr
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert plan["limits"] == {
+        "max_latency_ms": 1000,
+        "max_mb": None,
+        "max_params": 5000,
+        "batch": 2,
+        "length": 8,
+        "threads": 1,
+        "headroom": 0.1,
+    }
+    chosen = plan["chosen"]
+    size = f"{chosen['layers']} layer{'s' if chosen['layers'] > 1 else ''} x {chosen['width']}"
+    assert f"plan: {size}, {chosen['parameters']:,} parameters" in shown.stderr
+    assert (tmp_path / "run" / "plan.txt").read_text() in shown.stdout
+    assert f"Student: {tmp_path}/run/student ({size})" in shown.stdout
+    again = run(*given, "--json")
+    told = json.loads(again.stdout)
+    assert told["plan"]["chosen"] == chosen and told["recipe"]["student"]["num_layers"] == chosen["layers"]
+    assert f"plan: already there, {size}" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("films", ["--max-params", "3"], "none of 7 candidates has at most 3 parameters; the closest is 1 layer x 8"),
+        ("films", ["--batch", "2"], "`student.plan`: expected max_latency_ms, max_mb or max_params, got 'no limit'"),
+        ("films", ["--max-mb", "0", "--threads", "0"], "`student.plan.threads`: expected greater than or equal to 1"),
+        ("films", ["student=T6", "--max-mb", "5"], "got ['plan', 'preset']; as a first change, student=null"),
+        ("sized", ["--max-mb", "5"], "got ['plan', 'num_layers']; as a first change, student=null"),
+        ("sized", ["student=null", "--max-params", "3"], "has at most 3 parameters; the closest is"),
+        ("films", ["--max-params", "5000", "--length", "41"], "takes 40 tokens a row, got length=41"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_ends_with_2_and_leaves_nothing(run, recipe, tmp_path, name, arguments, message):
+    result = run("distill", recipe.with_name(f"{name}.yaml"), f"output_dir={tmp_path}/run", *arguments)
+    assert result.exit_code == 2 and message in " ".join(result.stderr.split()), result.stderr
+    assert result.stdout == "" and list(tmp_path.iterdir()) == []

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
-from textbrewer.configs.recipe import MATCH_RULES, Recipe, expanded, match_options, read_yaml, yaml_value
+from textbrewer.configs.recipe import (
+    BESIDE_PLAN,
+    MATCH_RULES,
+    PlanSettings,
+    Recipe,
+    expanded,
+    match_options,
+    read_yaml,
+    yaml_value,
+)
 from textbrewer.errors import ConfigError
+from textbrewer.planner import Limits
 
 SMALLEST = {"task": "text_classification", "teacher": "bert-base-uncased", "data": "films.csv"}
 
@@ -119,8 +131,76 @@ def test_every_problem_is_told_at_once_with_its_path():
     assert "write it at the top of the recipe" in found["training.output_dir"]
 
 
-def test_a_student_that_is_there_has_no_size():
-    assert "`model`, or a size" in problems_of({**SMALLEST, "student": {"model": "a", "num_layers": 3}})["student"]
+PLAN = {"max_mb": 20}
+
+
+@pytest.mark.parametrize(
+    ("student", "got"),
+    [
+        ({"model": "a", "num_layers": 3}, "['model', 'num_layers']"),
+        ({"model": "a", "preset": "T6"}, "['model', 'preset']"),
+        ({"model": "a", "init": "random"}, "['model', 'init']"),
+        ({"plan": PLAN, "hidden_size": 24}, "['plan', 'hidden_size']"),
+        ({"plan": PLAN, "preset": "T6", "layers": "last"}, "['plan', 'preset']"),
+        ({"plan": PLAN, "model": "a"}, "['model', 'plan']"),
+    ],
+)
+def test_a_student_has_one_origin(student, got):
+    found = problems_of({**SMALLEST, "student": student})["student"]
+    assert f"expected one of `model`, `plan` and a size, got {got}; as a first change, student=null" in found
+
+
+def test_a_plan_is_what_the_planner_takes_and_is_read_again_as_the_same():
+    assert [each.name for each in fields(PlanSettings)] == [each.name for each in fields(Limits)]
+    recipe = Recipe.from_dict({**SMALLEST, "student": {"plan": {"max_latency_ms": 5, "threads": 2}, "init": "svd"}})
+    plan = recipe.student.plan
+    assert (plan.max_latency_ms, plan.max_mb, plan.batch, plan.length, plan.threads) == (5, None, 1, None, 2)
+    assert recipe.student.sizes == {"init": "svd"} and "init" in BESIDE_PLAN
+    assert recipe.to_dict()["student"] == {
+        "plan": {"max_latency_ms": 5, "batch": 1, "threads": 2, "headroom": 0.1},
+        "init": "svd",
+    }
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_every_problem_of_a_plan_is_told_with_those_beside_it():
+    plan = {"max_latency": 5, "max_mb": 0, "batch": 0, "headroom": 1}
+    found = problems_of({**SMALLEST, "student": {"plan": plan, "preset": "T6", "num_layrs": 3}, "seed": -1})
+    assert set(found) == {
+        "student.plan.max_latency",
+        "student.plan.max_mb",
+        "student.plan.batch",
+        "student.plan.headroom",
+        "student.num_layrs",
+        "student",
+        "seed",
+    }
+    assert "did you mean 'max_latency_ms'?" in found["student.plan.max_latency"]
+    assert "['plan', 'preset']" in found["student"]
+    found = problems_of({**SMALLEST, "student": {"plan": {"batch": 2}}})
+    assert "expected max_latency_ms, max_mb or max_params, got no limit" in found["student.plan"].replace("'", "")
+    assert "a mapping" in problems_of({**SMALLEST, "student": {"plan": 5}})["student.plan"]
+
+
+def test_a_source_may_be_several_files():
+    recipe = Recipe.from_dict(
+        {**SMALLEST, "data": {"train": ["a.csv", "b.csv"], "test": {"path": ["c.csv"]}, "columns": {"label": "y"}}}
+    )
+    assert recipe.data.train.path == ["a.csv", "b.csv"] and recipe.data.train.columns == {"label": "y"}
+    assert recipe.data.test.path == ["c.csv"] and Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("path", "where"), [([], "path"), ("", "path"), (["a", ""], "path"), (["a", 1], "path[1]"), ({}, "path")]
+)
+def test_a_source_that_leads_nowhere(path, where):
+    assert set(problems_of({**SMALLEST, "data": {"train": {"path": path}}})) == {f"data.train.{where}"}
+
+
+def test_code_beside_a_teacher_is_run_only_if_that_is_said():
+    assert not Recipe.from_dict(SMALLEST).teacher.trust_remote_code
+    trusted = Recipe.from_dict({**SMALLEST, "teacher": {"model": "a/b", "trust_remote_code": True}})
+    assert trusted.teacher.trust_remote_code and Recipe.from_dict(trusted.to_dict()) == trusted
 
 
 @pytest.mark.parametrize("values", [None, [], "text", 3])

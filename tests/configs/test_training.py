@@ -43,6 +43,8 @@ NEW = {
     "early_stopping_threshold": (0.0, 0.1),
     "load_best_model_at_end": (False, True),
     "save_in_background": (False, True),
+    "trackers": ([], ["wandb", "mlflow"]),
+    "tracker_project": ("textbrewer", "films"),
 }
 OTHERS = {name: other for name, (_, other) in ORIGINAL.items()}
 
@@ -150,7 +152,7 @@ def test_positional_problems_are_named_and_extra_positions_refused():
     assert [problem.path for problem in error.problems] == ["gradient_accumulation_steps", "ckpt_frequency"]
     everything = [default for default, _ in (ORIGINAL | NEW).values()]
     assert error_of(TrainingConfig, *everything, "more").problems == (
-        Problem("[27]", "at most 27 positional arguments", "'more'"),
+        Problem("[29]", "at most 29 positional arguments", "'more'"),
     )
 
 

@@ -15,6 +15,7 @@ from textbrewer import TrainingConfig
 from textbrewer.engine import Engine, Schedule
 from textbrewer.engine.checkpoint import RunState
 from textbrewer.engine.devices import Placement
+from textbrewer.engine.updates import PlainUpdates
 from textbrewer.errors import DataError, NonFiniteLossError
 from textbrewer.objective import Share
 from textbrewer.stream import Stream
@@ -59,20 +60,20 @@ def numbers(*values):
     return [torch.full((1, 1), float(value)) for value in values]
 
 
-def engine_of(config, model, optimizer, loader):
+def engine_of(config, model, optimizer, loader, max_grad_norm=-1.0):
     placement = Placement(config, model)
     state = RunState(model, [], optimizer, None, placement.scaler(), Stream(loader))
-    return Engine(config, state, placement)
+    return Engine(config, state, placement, updates=PlainUpdates(config, state, max_grad_norm))
 
 
-def run(tmp_path, loader, *, epochs=None, steps=None, train=None, model=None, **options):
+def run(tmp_path, loader, *, epochs=None, steps=None, train=None, model=None, max_grad_norm=-1.0, **options):
     settings = {"device": "cpu", "progress_bar": False, "save_state": False, **(train or {})}
     config = TrainingConfig(output_dir=str(tmp_path), **settings)
     model = nn.Linear(1, 1) if model is None else model
     recorder = Recorder(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     schedule = Schedule.of(config, loader, epochs, steps)
-    engine = engine_of(config, model, optimizer, loader)
+    engine = engine_of(config, model, optimizer, loader, max_grad_norm)
     recorder.done = engine.run(recorder, schedule, **options)
     return recorder
 
@@ -212,9 +213,9 @@ def test_only_the_gradients_of_the_student_are_clipped(tmp_path):
     before = [module.weight.item() for module in (student, projection)]
     config = TrainingConfig(output_dir=str(tmp_path), device="cpu", progress_bar=False)
     loader = numbers(30)
-    engine = engine_of(config, student, optimizer, loader)
+    engine = engine_of(config, student, optimizer, loader, max_grad_norm=0.5)
     both = Recorder(lambda batch: student(batch) + projection(batch))
-    engine.run(both, Schedule.of(config, loader, 1, None), max_grad_norm=0.5)
+    engine.run(both, Schedule.of(config, loader, 1, None))
     moved = [b - module.weight.item() for b, module in zip(before, (student, projection), strict=True)]
     assert moved == pytest.approx([0.5, 30.0], rel=1e-4)
 

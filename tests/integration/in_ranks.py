@@ -25,6 +25,7 @@ from textbrewer import (
     shard,
 )
 from textbrewer.engine.sharding import whole
+from textbrewer.errors import UnsupportedError
 
 folder, accumulation, processes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 HIDDEN = {"feature": "hidden", "weight": 0.5}
@@ -84,14 +85,13 @@ def tokens(number: int) -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": i, "attention_mask": m, "labels": i[0] % 3} for i, m in zip(ids, mask, strict=True)]
 
 
-def sharded(name: str, resume: str | None = None, epochs: int = 2, **more) -> None:
+def sharded(name: str, resume: str | None = None, epochs: int = 2, balance: str | None = None, **more) -> None:
     """Student and teacher of Transformers, spread over the processes, with projections, evaluated on the way."""
     teacher = bert(0, hidden_size=16, num_hidden_layers=4)
     student = bert(1, hidden_size=8, num_hidden_layers=2)
     widths = {"teacher_width": 16, "student_width": 8}
-    config = DistillationConfig(
-        kd_loss_type="kl", hard_label_weight=0.5, intermediate_matches=matches.uniform(4, 2, "hidden", **widths)
-    )
+    pairs = matches.uniform(4, 2, "hidden", **widths)
+    config = DistillationConfig(kd_loss_type="kl", hard_label_weight=0.5, intermediate_matches=pairs, balance=balance)
     torch.manual_seed(5)
     distiller = GeneralDistiller(training(name, ckpt_frequency=2, **more), config, teacher, student)
     loader = DataLoader(tokens(24), batch_size=3, shuffle=True)
@@ -134,6 +134,13 @@ def main() -> None:
     sharded("resumed", epochs=1)
     sharded("resumed", resume="auto")
     sharded("best", load_best_model_at_end=True, greater_is_better=True, early_stopping_patience=2)
+
+    try:
+        sharded("balanced", balance="gradient_norm", epochs=1)
+        refused = ""
+    except UnsupportedError as error:
+        refused = str(error)
+    (folder / "refused.txt").write_text(refused)
 
     student = encoder(2, layers=1)
     listed = [batch_of(3, 6, seed) for seed in range(5)]

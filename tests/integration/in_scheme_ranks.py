@@ -35,17 +35,19 @@ def loader(**columns: torch.Tensor) -> DataLoader[Any]:
     return DataLoader(rows, batch_size=3, shuffle=True)  # type: ignore[arg-type]
 
 
-def sgd(student: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(student.parameters(), lr=0.1)
+def sgd(student: nn.Module, rate: float = 0.1) -> torch.optim.Optimizer:
+    return torch.optim.SGD(student.parameters(), lr=rate)
 
 
-def general(name: str, config: DistillationConfig, data: DataLoader[Any]) -> dict[str, torch.Tensor]:
+def general(
+    name: str, config: DistillationConfig, data: DataLoader[Any], rate: float = 0.1, epochs: int = 2, **how: Any
+) -> dict[str, torch.Tensor]:
     torch.manual_seed(5)
     student, adaptor = encoder(2, layers=1), EncoderAdaptor()
     teacher = encoder(0, width=12, layers=2)
     distiller = GeneralDistiller(training(name), config, teacher, student, adaptor, adaptor)
     with distiller:
-        distiller.train(sgd(student), data, num_epochs=2)
+        distiller.train(sgd(student, rate), data, num_epochs=epochs, **how)
     return {**student.state_dict(), **{f"beside.{k}": v for k, v in distiller.lesson.losses.state_dict().items()}}
 
 
@@ -59,7 +61,11 @@ def main() -> None:
         config = DistillationConfig(**LABELS, intermediate_matches=[masked], balance=balance)
         became[name] = general(name, config, loader(answer=answer))
     crd = {**HIDDEN, "proj": None, "loss": ["crd", 24, 8, 12]}
-    became["crd"] = general("crd", DistillationConfig(intermediate_matches=[crd]), loader(index=torch.arange(24)))
+    config = DistillationConfig(intermediate_matches=[crd])
+    became["crd"] = general("crd", config, loader(index=torch.arange(24)))
+    became["crd at rest"] = general("crd at rest", config, loader(index=torch.arange(24)), rate=0)
+    general("crd resumed", config, loader(index=torch.arange(24)), epochs=1)
+    became["crd resumed"] = general("crd resumed", config, loader(index=torch.arange(24)), resume="auto")
 
     torch.manual_seed(3)
     config = DistillationConfig(temperature=1, kd_loss_type="kl", hard_label_weight=1)

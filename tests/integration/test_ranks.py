@@ -95,6 +95,12 @@ def test_a_sharded_run_is_evaluated_as_one_process_is_and_resumed_with_the_same_
         assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
 
 
+def test_norms_of_gradients_that_are_spread_are_refused_with_the_way_out(folders):
+    alone, together = ((folder / "refused.txt").read_text() for folder in folders)
+    assert alone == ""
+    assert "those of a sharded student are spread over the processes; use balance='uncertainty'" in together
+
+
 def test_the_best_sharded_student_is_whole_in_its_folder_and_given_back(folders):
     from transformers import AutoModelForSequenceClassification
 

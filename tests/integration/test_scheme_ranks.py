@@ -28,11 +28,22 @@ def test_two_processes_do_what_one_does(became, name):
 
 @pytest.mark.parametrize("name", ["uncertainty", "gradient_norm", "mutual", "theseus", "crd"])
 def test_both_processes_have_the_same_student(became, name):
-    """And the same norms; the memory of CRD is each one's own."""
+    """And the same norms, and one memory."""
     _, first, second = (runs[name] for runs in became)
-    own = [key for key in first if key.startswith("beside.") and name == "crd"]
-    assert all(torch.equal(first[key], second[key]) for key in first if key not in own)
-    assert own == [] or not torch.equal(first["beside.0.memory_S"], second["beside.0.memory_S"])
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_two_processes_remember_what_one_does(became):
+    """Of a student that rests, so that what is seen does not depend on when: negatives are drawn by each process."""
+    alone, first, _ = (runs["crd at rest"] for runs in became)
+    for memory in ("beside.0.memory_S", "beside.0.memory_T"):
+        torch.testing.assert_close(first[memory], alone[memory], rtol=0, atol=1e-5)
+    assert torch.isfinite(first["beside.0.log_Z"]).all()
+
+
+def test_memories_are_gone_on_from_with_the_same_bits(became):
+    for runs in became:
+        assert all(torch.equal(runs["crd resumed"][key], value) for key, value in runs["crd"].items())
 
 
 def test_a_stage_that_is_finished_is_found_by_both(became):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.pipeline.small import recipe_of
 from textbrewer.configs.recipe import yaml_value
-from textbrewer.errors import ConfigError
+from textbrewer.errors import ConfigError, DataError
 from textbrewer.pipeline import read_recipe
 from textbrewer.pipeline.data import table_of
 
@@ -172,6 +172,44 @@ def test_a_pattern_stands_for_all_files_that_fit(folder):
     assert recipe.data.train.path == str(folder / "fil*.csv")
     assert len(table_of(recipe.data.train)) == 2
     assert "where nothing is" in problems_of(folder / "films.yaml", [f"data.train={folder}/x*.csv"])["data.train.path"]
+
+
+def test_a_list_stands_for_its_files_in_their_order(folder, monkeypatch):
+    (folder / "more.csv").write_text("label,text\ngood,fine\n")
+    monkeypatch.chdir("/")
+    text = (folder / "films.yaml").read_text().replace("data: films.csv", "data: {train: [films.csv, m*.csv]}")
+    (folder / "films.yaml").write_text(text)
+    recipe = read_recipe(folder / "films.yaml")
+    assert recipe.data.train.path == [str(folder / "films.csv"), str(folder / "m*.csv")]
+    assert [row["text"] for row in table_of(recipe.data.train)] == ["good", "bad", "fine"]
+    assert read_recipe(recipe) == recipe
+
+
+def test_lists_that_are_typed_start_where_they_are_typed_item_by_item(folder, monkeypatch):
+    here = folder / "elsewhere"
+    here.mkdir()
+    for name in ("one.csv", "two.txt"):
+        (here / name).write_text("text,label\nfine,good\n")
+    monkeypatch.chdir(here)
+    changes = ["data.train=[../films.csv, org/data]", "data.train.path.1=one.csv", "data.unlabelled={path: [two.txt]}"]
+    data = read_recipe(folder / "films.yaml", changes).data
+    assert data.train.path == [str(folder / "films.csv"), str(here / "one.csv")]
+    assert data.unlabelled.path == [str(here / "two.txt")]
+
+
+def test_each_file_of_a_list_must_be_there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    found = problems_of(folder / "films.yaml", ["data.train=[films.csv, flims.csv, x*.csv, ' ']"])
+    assert set(found) == {f"data.train.path[{place}]" for place in (1, 2, 3)}
+    assert str(folder / "flims.csv") in found["data.train.path[1]"] and "did you mean" in found["data.train.path[1]"]
+
+
+def test_files_of_a_list_need_the_same_columns(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "odd.csv").write_text("text,verdict\nfine,good\n")
+    recipe = read_recipe(folder / "films.yaml", ["data.train=[films.csv, odd.csv]"])
+    with pytest.raises(DataError, match=r"odd\.csv has the columns 'text', 'verdict', and .*films\.csv"):
+        table_of(recipe.data.train)
 
 
 def test_a_missing_recipe_names_the_nearest(folder):

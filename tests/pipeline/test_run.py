@@ -12,7 +12,7 @@ import yaml
 from tests.export.small import rows
 from tests.pipeline.small import base_model, films, questions, recipe_of, sentences
 from textbrewer import DistillationResult, distill
-from textbrewer.errors import ConfigError, DataError, StudentError, UnsupportedError
+from textbrewer.errors import ConfigError, DataError, StudentError
 from textbrewer.pipeline import evaluate, examine, fill_cache, load, predict, read_recipe, train
 from textbrewer.pipeline.run import student_config
 from textbrewer.students.loading import load_model
@@ -42,6 +42,7 @@ def test_the_folder_holds_what_was_made_and_nothing_of_the_work(finished):
     assert names == {
         "recipe.yaml",
         "results.json",
+        "findings.json",
         "report.html",
         "teacher",
         "student",
@@ -278,12 +279,6 @@ def test_rows_without_any_label(material, tmp_path):
     with pytest.raises(DataError, match="no column is taken for 'label'"):
         distill(recipe)
     assert not (tmp_path / "run").exists()
-
-
-def test_several_processes_are_refused(material, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UnsupportedError, match="a recipe runs in one process"):
-        distill(recipe_of(material))
 
 
 def test_sizes_of_students(finished):

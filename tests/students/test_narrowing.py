@@ -300,7 +300,6 @@ def test_the_teacher_and_its_dtype_stay_and_tied_embeddings_stay_tied():
             None,
             "no place for the teacher's map",
         ),
-        ("Bert", StudentConfig(2, init="svd", family="electra"), None, "got family='electra'; leave family out"),
         ("Bert", StudentConfig(2, init="svd", family="bigru"), None, "got family='bigru'; leave family out"),
         ("Bert", StudentConfig(2), [rows()], "rows= are for one of 'importance', 'svd', got init='teacher'"),
         ("Bert", StudentConfig(2, init="svd"), [], "no batch with a real token"),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +32,26 @@ def _changes(ctx: typer.Context, overrides: list[str] | None) -> list[str]:
     return [*quiet, *(overrides or [])]
 
 
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes the first one speaks; the others say what went wrong with them alone."""
+    if not int(os.environ.get("RANK", "0")):
+        yield
+        return
+    from ..pipeline.together import ElsewhereError
+
+    logging.getLogger("textbrewer").handlers = [logging.NullHandler()]
+    warnings.simplefilter("ignore")
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
+            yield
+        except ElsewhereError:
+            # Not with an error: what starts the processes would end the first one before it has told its own.
+            raise typer.Exit from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
 @app.command()
 def train(
     ctx: typer.Context,
@@ -45,8 +70,9 @@ def train(
     """
     from .. import pipeline
 
-    result = pipeline.train(recipe, _changes(ctx, overrides), resume=resume, fresh=fresh)
-    show(result.to_dict() if json else result, json)
+    with _one_voice():
+        result = pipeline.train(recipe, _changes(ctx, overrides), resume=resume, fresh=fresh)
+        show(result.to_dict() if json else result, json)
 
 
 @app.command()
@@ -59,29 +85,52 @@ def distill(
     ] = False,
     resume: Resume = True,
     fresh: Fresh = False,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Plan the student: median of a batch.")] = None,
+    max_mb: Annotated[float | None, typer.Option(help="Plan the student: millions of bytes.")] = None,
+    max_params: Annotated[int | None, typer.Option(help="Plan the student: parameters.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows of a batch, of a plan.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of a row, of a plan; else of the longest.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads, of a plan.")] = None,
     json: Json = False,
 ) -> None:
     """Carry out a recipe: teacher, student, measurements, report.
 
-    What is finished already is used again, and what was stopped is gone on from.
+    What is finished already is used again, and what was stopped is gone on from. With a limit, students of many sizes
+    are measured first, and the most capable that keeps to it is distilled: the options are keys of `student.plan`.
 
     Examples:
 
     - `textbrewer distill films.yaml --with-baseline`
     - `textbrewer distill films.yaml data.train=my.csv training.num_epochs=10 --resume`
+    - `textbrewer distill films.yaml --max-latency-ms 5 --threads 2`
     """
     from .. import pipeline
 
-    result = pipeline.distill(
-        recipe, _changes(ctx, overrides), with_baseline=True if with_baseline else None, resume=resume, fresh=fresh
-    )
+    limits = {"max_latency_ms": max_latency_ms, "max_mb": max_mb, "max_params": max_params}
+    limits |= {"batch": batch, "length": length, "threads": threads}
+    planned = [f"student.plan.{key}={value}" for key, value in limits.items() if value is not None]
+    with _one_voice():
+        result = pipeline.distill(
+            recipe,
+            [*_changes(ctx, overrides), *planned],
+            with_baseline=True if with_baseline else None,
+            resume=resume,
+            fresh=fresh,
+        )
+        _show_run(result, pipeline.plan_in(result.output_dir), json)
+
+
+def _show_run(result: Any, plan: Any, json: bool) -> None:
+    """What a recipe came to, after what its student's size was chosen from."""
     if json:
-        show(result.to_dict(), json)
+        show({**result.to_dict(), **({"plan": plan.to_dict()} if plan else {})}, json)
         return
     from ..report.table import print_table
 
+    if plan:
+        show(f"{plan}\n", json)
     print_table(result.table)
-    lines = [f"Student: {result.student}"]
+    lines = [f"Student: {result.student}{f' ({plan.chosen})' if plan else ''}"]
     lines += [f"Report:  {result.report}"] if result.report else []
     lines += [f"Export:  {result.exported}"] if result.exported else []
     show("\n".join(lines), json)
@@ -115,11 +164,11 @@ def build(ctx: typer.Context, recipe: Recipe, overrides: Overrides = None, json:
     from .. import pipeline
     from ..teachers.cache.cache import in_bytes
 
-    filled = pipeline.fill_cache(recipe, _changes(ctx, overrides))
-    text = (
-        f"{filled.rows:,} rows, {filled.computed:,} computed, {in_bytes(filled.size_bytes)} in {filled.seconds:.0f} s"
-    )
-    show(asdict(filled), json, text)
+    with _one_voice():
+        filled = pipeline.fill_cache(recipe, _changes(ctx, overrides))
+        size = in_bytes(filled.size_bytes)
+        text = f"{filled.rows:,} rows, {filled.computed:,} computed, {size} in {filled.seconds:.0f} s"
+        show(asdict(filled), json, text)
 
 
 Folder = Annotated[Path, typer.Argument(help="The folder of a cache.")]

@@ -248,18 +248,31 @@ def student(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="The output_dir of a finished run.", metavar="RUN")], json: Json = False
+    runs: Annotated[list[Path], typer.Argument(help="The output_dir of finished runs.", metavar="RUN...")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page of several runs; else comparison.html.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="A folder for each plot as SVG and PNG.")] = None,
+    json: Json = False,
 ) -> None:
-    """Write the page of a finished run anew.
+    """Write the page of a finished run anew, or one that compares several.
 
-    Example:
+    Examples:
 
     - `textbrewer report runs/films`
+    - `textbrewer report runs/films --images plots`
+    - `textbrewer report runs/films runs/films-T6 runs/films-no-matches -o comparison.html`
     """
     from .. import pipeline
 
-    page = pipeline.write_report(run)
-    show({"report": str(page)}, json, str(page))
+    if len(runs) == 1 and output is not None:
+        raise typer.BadParameter("--output is for several runs; the page of one is report.html in its folder")
+    if len(runs) == 1:
+        page = pipeline.write_report(runs[0], images)
+    else:
+        page = pipeline.compare(runs, output or Path("comparison.html"), images)
+    told = {"report": str(page), **({} if images is None else {"images": str(images)})}
+    show(told, json, "\n".join(told.values()))
 
 
 @app.command()

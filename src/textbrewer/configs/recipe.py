@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .. import matches
 from ..errors import ConfigError, Problem, did_you_mean, one_of
@@ -41,7 +41,7 @@ _OFF_BY_DEFAULT = ("cache", "augmentation", "export")
 _DECIDED_ELSEWHERE = {
     "output_dir": "write it at the top of the recipe",
     "log_dir": "the log goes to output_dir",
-    "local_rank": "a recipe runs in one process",
+    "local_rank": "torchrun gives each process its own",
     "fp16": "write precision: fp16",
     "fp16_opt_level": "write precision: fp16",
     "save_state": "a recipe can always be gone on from",
@@ -96,6 +96,7 @@ class TeacherSettings(Config):
         tokenizer: a folder or a name of the hub; None for the model's.
         train: whether it is fine-tuned; ``"auto"`` does so where the model has no head for the task.
         revision: of the hub's model and tokenizer.
+        trust_remote_code: run the Python code that lies beside the model and its tokenizer.
     """
 
     model: Annotated[str, Field(min_length=1)]
@@ -103,6 +104,43 @@ class TeacherSettings(Config):
     tokenizer: str | None = None
     train: Literal["auto"] | bool = "auto"
     revision: str | None = None
+    trust_remote_code: bool = False
+
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@config_class
+class PlanSettings(Config):
+    """What a student may cost; its size is found by measuring. See :class:`textbrewer.planner.Limits`.
+
+    Args:
+        max_latency_ms: median latency of a batch, in milliseconds.
+        max_mb: size of the parameters, in millions of bytes.
+        max_params: parameters.
+        batch: rows of the batch.
+        length: tokens of each row; None for those of the longest training row.
+        threads: of PyTorch; None for as many as it has.
+        headroom: share of ``max_latency_ms`` that is left free when it is measured.
+    """
+
+    max_latency_ms: _Positive | None = None
+    max_mb: _Positive | None = None
+    max_params: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=1)] = 1
+    length: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
+    headroom: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _something_is_limited(self) -> Self:
+        if (self.max_latency_ms, self.max_mb, self.max_params) == (None, None, None):
+            raise reject("max_latency_ms, max_mb or max_params", got="no limit")
+        return self
+
+
+BESIDE_PLAN = ("layers", "init", "freeze_embeddings")
+"""Keys of :class:`~textbrewer.StudentConfig` that are no sizes, and may stand beside a plan."""
 
 
 @config_class
@@ -112,17 +150,23 @@ class StudentSettings(Config):
     Args:
         preset: a size by name; None starts from half of the teacher's layers.
         model: a student that is there already: a folder or a name of the hub.
+        plan: limits that its size is chosen by.
         sizes: keys of :class:`~textbrewer.StudentConfig`, which win over the preset's.
     """
 
     preset: str | None = None
     model: str | None = None
+    plan: PlanSettings | None = None
     sizes: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if self.model is not None and (self.preset or self.sizes):
-            raise reject("`model`, or a size, not both", got={"model": self.model, "preset": self.preset, **self.sizes})
+        sizes = [key for key in self.sizes if self.plan is None or key not in BESIDE_PLAN]
+        sized = [*(["preset"] if self.preset is not None else []), *sizes]
+        others = [key for key in ("model", "plan") if getattr(self, key) is not None]
+        if len(others) + bool(sized) > 1:
+            hint = "as a first change, student=null takes away what the recipe has"
+            raise reject("one of `model`, `plan` and a size", got=[*others, *sized], hint=hint)
         return self
 
 
@@ -131,16 +175,23 @@ class SourceSettings(Config):
     """Where rows come from.
 
     Args:
-        path: a file, a folder, or a name of the hub.
+        path: a file, a folder, or a name of the hub; or a list of them, whose rows follow each other.
         format: how it is read; None goes by the ending of a file.
         columns: the column of each thing the task reads; what is left out is guessed, and said.
         options: of the reader: ``separator``, ``encoding``, ``split`` and so on.
     """
 
-    path: Annotated[str, Field(min_length=1)]
+    path: str | list[str]
     format: str | None = None
     columns: dict[str, str | int | list[str]] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("path")
+    @classmethod
+    def _leads_somewhere(cls, value: str | list[str]) -> str | list[str]:
+        if not value or (isinstance(value, list) and "" in value):
+            raise reject("a path, or a list of them")
+        return value
 
 
 @config_class
@@ -311,9 +362,10 @@ class Recipe(Config):
             for key in _DECIDED_ELSEWHERE:
                 del training[key]
         plain["student"] |= plain["student"].pop("sizes")
+        plan = plain["student"]["plan"] or {}
         chosen = plain.pop("matches")
         plain["distillation"]["matches"] = chosen and {"rule": chosen["rule"], **chosen["options"]}
-        for part in (plain, plain["student"], plain["data"]):
+        for part in (plain, plain["student"], plan, plain["data"]):
             for key in [key for key, value in part.items() if value is None]:
                 del part[key]
         return plain
@@ -346,7 +398,7 @@ def _with_sources(data: dict[str, Any]) -> dict[str, Any]:
     shared = {key: data[key] for key in ("format", "columns", "options") if key in data}
     found = {key: value for key, value in data.items() if key not in shared}
     for name in SOURCES:
-        if isinstance(found.get(name), str):
+        if isinstance(found.get(name), (str, list)):
             found[name] = {"path": found[name]}
         if isinstance(found.get(name), Mapping) and name != "unlabelled":
             found[name] = {**shared, **found[name]}
@@ -404,10 +456,14 @@ def _student(values: Any, problems: list[Problem]) -> StudentSettings | None:
     if not isinstance(given, Mapping):
         return _checked(StudentSettings, given, "student", problems)
     sizes = [each.name for each in fields(cast(Any, StudentConfig))]
-    problems += _unknown(given, [*sizes, "preset", "model"], "student")
+    problems += _unknown(given, [*sizes, "preset", "model", "plan"], "student")
     chosen = {key: value for key, value in given.items() if key in sizes}
     _checked(StudentConfig, {"num_layers": 1, **chosen}, "student", problems)
     own = {key: value for key, value in given.items() if key in ("preset", "model")}
+    if given.get("plan") is not None:
+        plan = _checked(PlanSettings, given["plan"], "student.plan", problems)
+        # A placeholder, so that what is wrong beside it is told as well.
+        own["plan"] = plan or PlanSettings(max_params=1)
     return _checked(StudentSettings, {**own, "sizes": chosen}, "student", problems)
 
 

@@ -44,8 +44,8 @@ class StudentConfig(Config):
             teacher's, see :func:`~textbrewer.students.build_student_with_report`; anything else is a folder or hub
             name of a checkpoint of the student's shape.
         family: None for a model of the teacher's family; a Transformers model type such as ``"electra"`` for one of
-            that family with the teacher's head, vocabulary and labels; ``"bigru"`` for a recurrent one, see
-            :class:`~textbrewer.BiGRUStudent`.
+            that family with the teacher's head, vocabulary and labels, whose weights are random unless ``init`` is
+            ``"importance"`` or ``"svd"``; ``"bigru"`` for a recurrent one, see :class:`~textbrewer.BiGRUStudent`.
         embedding_size: width of the token embeddings, for families where it may differ from ``hidden_size``. None for
             the teacher's in its own family and in a BiGRU, else for the family's default.
         freeze_embeddings: the student's token embeddings are not trained.

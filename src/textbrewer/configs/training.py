@@ -71,6 +71,9 @@ class TrainingConfig(Config):
         early_stopping_threshold: by how much a score must be better to count for that.
         load_best_model_at_end: give the student its best weights when training ends.
         save_in_background: write checkpoints in a thread while training goes on, from a copy in memory.
+        trackers: what is told the losses and scores beside TensorBoard: ``"wandb"`` and ``"mlflow"``, through
+            Accelerate. They read their own environment variables, such as ``WANDB_MODE`` and ``MLFLOW_TRACKING_URI``.
+        tracker_project: the project of Weights & Biases, the experiment of MLflow.
 
     Raises:
         ConfigError: with every problem at once.
@@ -106,6 +109,8 @@ class TrainingConfig(Config):
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
     load_best_model_at_end: bool = False
     save_in_background: bool = False
+    trackers: list[Literal["wandb", "mlflow"]] = Field(default_factory=list)
+    tracker_project: Annotated[str, Field(min_length=1)] = "textbrewer"
 
     @model_validator(mode="after")
     def _precisions_agree(self) -> Self:

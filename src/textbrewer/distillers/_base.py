@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..adaptors import AdaptedModel
+from ..balancing import GradientNorms
 from ..batching import trimmed
 from ..configs import TrainingConfig
 from ..engine import Engine, Schedule
@@ -24,8 +25,11 @@ from ..engine.devices import Placement
 from ..engine.evaluation import Evaluate
 from ..engine.loop import Step
 from ..engine.sharding import is_sharded
+from ..engine.updates import PlainUpdates, Updates
+from ..engine.zero import is_asked_for, spread_by_zero
 from ..errors import UnsupportedError
 from ..feeding import Fed, length_of, rows_of, sides
+from ..losses import CRDLoss
 from ..matching import MatchLosses, Projections
 from ..modes import modes_kept
 from ..objective import Objective, Share, counts_of
@@ -305,30 +309,39 @@ class Distiller(ABC):
         """Lend everything to the engine for one run, and give it back."""
         schedule = Schedule.of(self.t_config, stream, num_epochs, num_steps, stream.ranks.number)
         placement = Placement(self.t_config, self.model_S)
-        for module in (self.model_S, *self._trained_beside(), *self._teachers()):
+        beside = self._trained_beside()
+        for module in (self.model_S, *beside, *self._teachers()):
             module.to(placement.device)
-        if placement.dtype is torch.float16 and is_sharded(self.model_S):
-            raise UnsupportedError("a sharded student and float16's gradient scaling do not go together; use bf16")
+        every = [module for part in beside for module in part.modules()]
+        if is_sharded(self.model_S):
+            _require_shardable(placement, every)
         _require_trained(optimizer, self.model_S)
         with ExitStack() as running:
             running.enter_context(self._modes())
             users_groups = len(optimizer.param_groups)
-            for part in self._trained_beside():
+            for part in beside:
                 running.enter_context(part.trained_by(optimizer))
+            for loss in every:
+                if isinstance(loss, CRDLoss):
+                    running.enter_context(loss.shared(placement.ranks.gather))
             if scheduler_class is not None:
                 scheduler = scheduler_class(optimizer, **(scheduler_args or {}))
             elif scheduler is not None:
                 scheduler = _OwnGroups(scheduler, optimizer, users_groups)
-            step = placement.replicated(
-                self._assemble(Run(placement, args, running, rows_of(stream.loader))),
-                [self.model_S, *self._trained_beside()],
-            )
-            state = RunState(self.model_S, self._trained_beside(), optimizer, scheduler, placement.scaler(), stream)
+            step: Any = self._assemble(Run(placement, args, running, rows_of(stream.loader)))
+            state = RunState(self.model_S, beside, optimizer, scheduler, placement.scaler(), stream)
+            job = self._job(stream, schedule, optimizer)
+            updates: Updates = PlainUpdates(self.t_config, state, max_grad_norm)
+            if is_asked_for():
+                job["optimizer"] += ", spread by DeepSpeed"
+                zero = spread_by_zero(step, state, self.t_config, placement, max_grad_norm)
+                step, updates = running.enter_context(zero)
+            else:
+                step = placement.replicated(step, [self.model_S, *beside])
             self.evaluations = state.evaluations
-            Engine(self.t_config, state, placement, self._job(stream, schedule, optimizer), evaluate).run(
+            Engine(self.t_config, state, placement, job, evaluate, updates).run(
                 step,
                 schedule,
-                max_grad_norm=max_grad_norm,
                 callback=callback,
                 batch_postprocessor=batch_postprocessor,
                 resume=resume,
@@ -371,6 +384,16 @@ class _OwnGroups:
             self.scheduler.step()
         finally:
             self.optimizer.param_groups.extend(added)
+
+
+def _require_shardable(placement: Placement, beside: Iterable[nn.Module]) -> None:
+    if placement.dtype is torch.float16:
+        raise UnsupportedError("a sharded student and float16's gradient scaling do not go together; use bf16")
+    if any(isinstance(module, GradientNorms) for module in beside):
+        raise UnsupportedError(
+            "balance='gradient_norm' measures gradients in whole parameters, and those of a sharded student are spread "
+            "over the processes; use balance='uncertainty', or leave the student unsharded"
+        )
 
 
 def _require_trained(optimizer: Optimizer, student: nn.Module) -> None:

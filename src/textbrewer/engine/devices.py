@@ -8,9 +8,8 @@ precision. ``torch.autocast`` around the forward passes does the same work and l
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,12 +17,11 @@ from torch import nn
 
 from ..configs import TrainingConfig
 from ..errors import ConfigError, Problem
+from ..precision import AUTOCAST, computing_in, quantised
 from ..ranks import Ranks
 from .replicas import ReplicatedStep
 
 logger = logging.getLogger("textbrewer")
-
-_AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Placement:
@@ -44,7 +42,7 @@ class Placement:
         self.is_main = self.ranks.index == 0
         self.device = _device(config, student, PartialState().device)
         self.precision = _precision(config)
-        self.dtype = _AUTOCAST.get(self.precision)
+        self.dtype = AUTOCAST.get(self.precision)
         self.teacher_precision = config.teacher_precision or self.precision
         self.compiles = config.compile_models
 
@@ -57,11 +55,7 @@ class Placement:
         return self._in_precision(self.teacher_precision)
 
     def _in_precision(self, precision: str) -> AbstractContextManager[Any]:
-        dtype = _AUTOCAST.get(precision)
-        if dtype is not None:
-            return torch.autocast(self.device.type, dtype=dtype)
-        # A teacher in float32 beside a student in less must leave autocast, not only not enter it.
-        return torch.autocast(self.device.type, enabled=False) if self.dtype is not None else nullcontext()
+        return computing_in(precision, self.device, leaves=self.dtype is not None)
 
     def teacher(self, model: nn.Module) -> nn.Module:
         """The model that computes in a teacher's place: a quantised copy for ``int8``.
@@ -69,16 +63,8 @@ class Placement:
         Raises:
             ConfigError: ``int8`` on another device than the CPU.
         """
-        if self.teacher_precision != "int8":
-            return model
-        if self.device.type != "cpu":
-            problem = Problem("teacher_precision", "'fp16' or 'bf16' on an accelerator", "'int8'", "use 'bf16'")
-            raise ConfigError("TrainingConfig", [problem])
-        with warnings.catch_warnings():
-            # PyTorch moves its quantisation to another package; this one stays for as long as it is in PyTorch.
-            warnings.simplefilter("ignore")
-            quantize: Callable[..., nn.Module] = torch.ao.quantization.quantize_dynamic
-            return quantize(model, {nn.Linear}, dtype=torch.qint8)
+        is_int8 = self.teacher_precision == "int8"
+        return quantised(model, self.device, "TrainingConfig.teacher_precision") if is_int8 else model
 
     def scaler(self) -> torch.amp.GradScaler:
         """The gradient scaler of float16; one that does nothing otherwise."""

@@ -10,7 +10,6 @@ from os import PathLike
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
 
 from ..configs import TrainingConfig
 from ..errors import ConfigError, DataError, EvaluationError, Problem, count_of
@@ -32,8 +31,9 @@ from .evaluation import Evaluate, Evaluations
 from .faults import loader_explained, step_explained
 from .interruption import Interruption
 from .schedule import Schedule
-from .sharding import is_sharded, whole
-from .tracking import Tracker
+from .sharding import is_sharded
+from .tracking import Tracker, services_of
+from .updates import PlainUpdates, Updates
 from .writing import Writer
 
 logger = logging.getLogger("textbrewer")
@@ -61,6 +61,7 @@ class Engine:
         placement: device and precision.
         job: what must be alike for a checkpoint to be gone on from.
         evaluate: scores the student along the run.
+        updates: makes steps of losses; None for PyTorch's own.
 
     Raises:
         ConfigError: the config asks for what takes an ``evaluate``, or checkpoints, that there are not.
@@ -73,8 +74,10 @@ class Engine:
         placement: Placement,
         job: Mapping[str, str] | None = None,
         evaluate: Evaluate | None = None,
+        updates: Updates | None = None,
     ) -> None:
         self.config, self.state, self.placement = config, state, placement
+        self.updates = updates or PlainUpdates(config, state)
         self.evaluations = Evaluations(config, evaluate, state.evaluations)
         self.checkpoints = Checkpoints(config.output_dir, job or {}, placement.ranks, config.keep_last)
 
@@ -83,7 +86,6 @@ class Engine:
         step: Step,
         schedule: Schedule,
         *,
-        max_grad_norm: float = -1.0,
         callback: Callable[..., Any] | None = None,
         batch_postprocessor: Callable[[Batch], Batch] | None = None,
         resume: str | PathLike[str] | None = None,
@@ -117,12 +119,14 @@ class Engine:
             for window in self._windows(schedule):
                 with step_explained(self.state.step, window):
                     self._accumulate(step, [_prepared(batch, batch_postprocessor) for batch in window], tracker)
-                    norm = self._norm_of_gradients(max_grad_norm)
+                    norm = self.updates.norm()
                     tracker.add_gradients(norm, step=self.state.step)
                     if tracker.due(self.state.step):
                         tracker.flush()
                         bar.set_postfix(_shown(tracker.latest), refresh=False)
-                    self._take_step(norm)
+                    self.updates.take(norm)
+                    if self.state.scheduler is not None:
+                        self.state.scheduler.step()
                 self.state.step += 1
                 self.state.within = bool(schedule.steps_per_epoch is None or self.state.step % schedule.steps_per_epoch)
                 step.advance(self.state.step / schedule.total_steps)
@@ -212,12 +216,12 @@ class Engine:
     def _accumulate(self, step: Step, window: list[Batch], tracker: Tracker) -> None:
         """Forward and backward of the micro-batches of one optimiser step."""
         share = step.share(window)
-        for batch in window:
+        for place, batch in enumerate(window, 1):
             report = step(batch, share)
             if not isinstance(batch, Spare):
                 tracker.add(report, batch=self.state.batches, step=self.state.step)
             self.state.batches += 1
-            self.state.scaler.scale(report.total).backward()
+            self.updates.backward(report.total, last=place == len(window))
 
     def _windows(self, schedule: Schedule) -> Iterator[list[Batch]]:
         """The micro-batches of each optimiser step; a loader whose workers are killed is explained."""
@@ -245,36 +249,6 @@ class Engine:
                     left -= 1
             if self.state.step < (epoch + 1) * schedule.steps_per_epoch:
                 return  # the loader was shorter than it said
-
-    def _norm_of_gradients(self, max_grad_norm: float) -> Tensor | None:
-        """Of the student's, clipped to ``max_grad_norm``; None where the scaler of float16 looks after them."""
-        state = self.state
-        if max_grad_norm > 0:
-            state.scaler.unscale_(state.optimizer)
-            norm = nn.utils.clip_grad_norm_(state.student.parameters(), max_grad_norm)
-            return None if state.scaler.is_enabled() else whole(norm)
-        if state.scaler.is_enabled():
-            return None
-        return whole(nn.utils.get_total_norm([p.grad for p in state.student.parameters() if p.grad is not None]))
-
-    def _take_step(self, norm: Tensor | None) -> None:
-        state = self.state
-        if norm is None or self.config.on_nonfinite == "stop":
-            state.scaler.step(state.optimizer)
-        elif getattr(state.optimizer, "_step_supports_amp_scaling", False):
-            # Fused optimisers skip on the device, as GradScaler has them do: nothing waits.
-            optimizer: Any = state.optimizer
-            optimizer.grad_scale, optimizer.found_inf = None, (~norm.isfinite()).float()
-            try:
-                optimizer.step()
-            finally:
-                del optimizer.grad_scale, optimizer.found_inf
-        elif bool(norm.isfinite()):
-            state.optimizer.step()
-        state.scaler.update()
-        if state.scheduler is not None:
-            state.scheduler.step()
-        state.optimizer.zero_grad()
 
     def _save(self, due: bool, write: Writer) -> None:
         """The student by itself where that is due, and all that is needed to go on."""
@@ -306,6 +280,7 @@ class Engine:
             gather=self.placement.ranks.gather,
             from_batch=from_batch,
             stops=self.config.on_nonfinite == "stop",
+            services=services_of(self.config) if self.placement.is_main else (),
         )
 
     def _progress_bar(self, schedule: Schedule) -> Any:

@@ -19,8 +19,18 @@ from ..types import LossReport
 from .sharding import is_sharded
 
 
+def data_parallel(whole: nn.Module) -> DistributedDataParallel:
+    """A replica by PyTorch, whose buffers are each process's own."""
+    # PyTorch 2.13 gave the option that keeps buffers a process's own a new name.
+    options = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
+    own_buffers: dict[str, Any] = {name: False}
+    # Poolers, heads of other tasks and layers above the last matched one get no gradient: that is looked for.
+    return DistributedDataParallel(whole, find_unused_parameters=True, **own_buffers)
+
+
 class ReplicatedStep:
-    """A step whose gradients are averaged over the processes by PyTorch's ``DistributedDataParallel``.
+    """A step whose gradients are averaged over the processes.
 
     What is replicated is the whole step from batch to loss, so that whichever parameters a loss leaves out are known,
     and projections are averaged with the student. Teachers are no part of it, nor is a sharded student, which averages
@@ -30,12 +40,19 @@ class ReplicatedStep:
         step: of this process.
         trained: the student and the projections.
         ranks: the processes.
+        replicate: makes of a module one whose gradients are averaged.
 
     Raises:
         UnsupportedError: a projection or a loss takes its width from the first batch.
     """
 
-    def __init__(self, step: Any, trained: Sequence[nn.Module], ranks: Ranks) -> None:
+    def __init__(
+        self,
+        step: Any,
+        trained: Sequence[nn.Module],
+        ranks: Ranks,
+        replicate: Callable[[nn.Module], Any] = data_parallel,
+    ) -> None:
         parameters = itertools.chain.from_iterable(module.parameters() for module in trained)
         if any(isinstance(parameter, UninitializedParameter) for parameter in parameters):
             raise UnsupportedError(
@@ -44,15 +61,11 @@ class ReplicatedStep:
             )
         self.step = step
         self.ranks = ranks
-        # PyTorch 2.13 gave the option that keeps buffers a process's own a new name.
-        options = inspect.signature(DistributedDataParallel).parameters
-        name = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
-        own_buffers: dict[str, Any] = {name: False}
-        whole = _Whole(step, [module for module in trained if not is_sharded(module)])
-        # Poolers, heads of other tasks and layers above the last matched one get no gradient: that is looked for.
-        self.replica: DistributedDataParallel | None = None
-        if any(parameter.requires_grad for parameter in whole.parameters()):
-            self.replica = DistributedDataParallel(whole, find_unused_parameters=True, **own_buffers)
+        # What has no parameters has nothing to average: its buffers are its own, and may be on the CPU.
+        own = [module for module in trained if next(module.parameters(), None) is not None]
+        whole = _Whole(step, [module for module in own if not is_sharded(module)])
+        trains = any(parameter.requires_grad for parameter in whole.parameters())
+        self.replica = replicate(whole) if trains else None
         self._left = 0
 
     def __call__(self, batch: Any, share: Any) -> LossReport:

@@ -1,16 +1,18 @@
-"""Losses on their way from the device to the progress bar, TensorBoard and the check for NaN."""
+"""Losses on their way from the device to the progress bar, TensorBoard, other trackers and the check for NaN."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteLossError
+from ..configs import TrainingConfig
+from ..errors import MissingDependencyError, NonFiniteLossError
 from ..types import LossReport
 
 logger = logging.getLogger("textbrewer")
@@ -26,6 +28,7 @@ class Tracker:
         gather: a value of every process, of which the mean is shown.
         stops: raise where something is not finite; otherwise such steps are skipped, and said and counted here.
         from_batch: what the log has from this batch on is of a run that was cut off, and is written anew.
+        services: from :func:`services_of`; they are told what TensorBoard is, at the same reads.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Tracker:
         gather: Callable[[Any], list[Any]] = lambda value: [value],
         from_batch: int | None = None,
         stops: bool = True,
+        services: Sequence[Any] = (),
     ) -> None:
         self._gather = gather
         self._stops = stops
@@ -45,6 +49,8 @@ class Tracker:
         self.every = 1 if check_each else every
         self.latest: dict[str, float] = {}
         self._pending: list[tuple[int, int, LossReport]] = []
+        self._services = services
+        self._untold: dict[int, dict[str, float]] = {}
         self._writer: Any = None
         if log_dir is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -68,9 +74,7 @@ class Tracker:
 
     def add_scores(self, scores: Mapping[str, float], *, batch: int) -> None:
         """Write the scores of an evaluation after micro-batch ``batch``."""
-        if self._writer is not None:
-            for name, value in scores.items():
-                self._writer.add_scalar(f"evaluation/{name}", value, batch)
+        self._log({f"evaluation/{name}": value for name, value in scores.items()}, batch)
 
     def due(self, step: int) -> bool:
         """Whether it is time to read; the first step always is, so that a broken start is seen at once."""
@@ -92,6 +96,7 @@ class Tracker:
             if task:
                 self._write({f"{task}/{name}": value for name, value in values.items()}, batch)
             self.latest = values
+        self._tell()
 
         norms, self._norms = self._norms, []
         read = torch.stack([norm.detach().float() for _, norm in norms]).tolist() if norms else []
@@ -128,14 +133,61 @@ class Tracker:
         ]
 
     def _write(self, values: dict[str, float], batch: int) -> None:
+        self._log({f"scalar/{name}": value for name, value in values.items()}, batch)
+
+    def _log(self, values: dict[str, float], batch: int) -> None:
         if self._writer is not None:
             for name, value in values.items():
-                self._writer.add_scalar(f"scalar/{name}", value, batch)
+                self._writer.add_scalar(name, value, batch)
+        if self._services:
+            self._untold.setdefault(batch, {}).update(values)
+
+    def _tell(self) -> None:
+        """Tell the services what they were not told, batch by batch: some take nothing of an earlier one any more.
+
+        So scores wait for the losses of the batches before them.
+        """
+        for batch in sorted(self._untold):
+            values = self._untold.pop(batch)
+            for service in self._services:
+                service.log(values, step=batch)
 
     def close(self) -> None:
-        """Write what TensorBoard holds back."""
+        """Write what TensorBoard and the services were not told yet."""
         if self._writer is not None:
             self._writer.close()
+        self._tell()
+        for service in self._services:
+            service.finish()
+
+
+def services_of(config: TrainingConfig) -> list[Any]:
+    """The trackers of Accelerate that a config names, started, and told the config.
+
+    Raises:
+        MissingDependencyError: the package of one is not installed.
+    """
+    if not config.trackers:
+        return []
+    from accelerate import tracking, utils
+
+    kinds = {
+        "wandb": (utils.is_wandb_available, lambda: tracking.WandBTracker(config.tracker_project)),
+        "mlflow": (utils.is_mlflow_available, lambda: tracking.MLflowTracker(config.tracker_project)),
+    }
+    for name in config.trackers:
+        if not kinds[name][0]():
+            raise MissingDependencyError(name, name, f"trackers: {name}")
+    settings = {name: _plain(value) for name, value in asdict(cast(Any, config)).items()}
+    found = [kinds[name][1]() for name in config.trackers]
+    for service in found:
+        service.start()
+        service.store_init_configuration(settings)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _mean(each: list[dict[str, float]]) -> dict[str, float]:

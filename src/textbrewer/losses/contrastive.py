@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
@@ -29,8 +33,9 @@ class CRDLoss(nn.Module):
     The positive pair is live, as in the paper; its authors' code takes one side of it from the memory, which in the few
     epochs of fine-tuning holds mostly what it began with.
 
-    A call is a mean over its micro-batch, and under several processes each has a memory of its own. Memory, constants
-    and maps are in ``state_dict()``; the maps are trained with the student. In a match write ``["crd", examples,
+    A call is a mean over its micro-batch. In a run of several processes a call is made by all of them together: each is
+    told from the one memory, which then moves by what all saw, and Z is of all their first calls. Memory, constants and
+    maps are in ``state_dict()``; the maps are trained with the student. In a match write ``["crd", examples,
     width_S, width_T]`` or give an object; ``index``, which example a row is, comes from the adaptor of the student, or
     from a column of that name in the batch, which the models are not fed.
 
@@ -89,6 +94,20 @@ class CRDLoss(nn.Module):
             self.register_buffer(f"memory_{side}", unit_vectors(torch.randn(examples, width)))
         # NaN until it is known; for the student as anchor, then for the teacher.
         self.register_buffer("log_Z", torch.full((2,), math.nan))
+        self._gather: Callable[[Any], list[Any]] = _alone
+
+    @contextmanager
+    def shared(self, gather: Callable[[Any], list[Any]]) -> Iterator[None]:
+        """Meanwhile, what each of several processes sees moves the memories of all.
+
+        Args:
+            gather: a value of every process, told without waiting for a device.
+        """
+        self._gather = gather
+        try:
+            yield
+        finally:
+            self._gather = _alone
 
     def forward(
         self,
@@ -123,19 +142,28 @@ class CRDLoss(nn.Module):
             torch.cat([alike, torch.einsum("bw,bkw->bk", z, full_precision(memory[others]).to(z.dtype))], dim=1)
             for z, memory in ((z_S, self.memory_T), (z_T, self.memory_S))
         ]
-        rows = self._rows([tempered(side, self.temperature) for side in sides], valid)
-        if self.training and torch.is_grad_enabled():
-            self._remember(index, valid, z_S, z_T)
+        learns = self.training and torch.is_grad_enabled()
+        sizes = self._gather(len(valid)) if learns else []
+        rows = self._rows([tempered(side, self.temperature) for side in sides], valid, sizes)
+        if learns:
+            seen = [_of_all(part, sizes) for part in (index, valid, z_S.detach(), z_T.detach())]
+            self._remember(*seen)
         return masked_mean(rows, valid)
 
-    def _rows(self, sides: list[Tensor], valid: Tensor) -> Tensor:
-        """What each row pays, both anchors together; in ``sides`` its positive comes first."""
+    def _rows(self, sides: list[Tensor], valid: Tensor, sizes: Sequence[int]) -> Tensor:
+        """What each row pays, both anchors together; in ``sides`` its positive comes first. Where the call teaches the
+        memory, ``sizes`` tells the rows of each process."""
         examples, drawn = len(self.memory_S), sides[0].shape[1]
         some = valid.unsqueeze(1)
         exponents = torch.stack([torch.where(some, side.detach(), -torch.inf).logsumexp(dim=(0, 1)) for side in sides])
-        log_mean = exponents - (valid.sum() * drawn).to(exponents).log()
+        counted = (valid.sum() * drawn).to(exponents)
+        if sizes:
+            each = [1] * len(sizes)
+            exponents = _of_all(exponents[None], each).logsumexp(dim=0)
+            counted = _of_all(counted[None], each).sum()
+        log_mean = exponents - counted.log()
         log_Z = torch.where(self.log_Z.isnan(), (log_mean + math.log(examples)).to(self.log_Z), self.log_Z)
-        if self.training and torch.is_grad_enabled():
+        if sizes:
             self.log_Z.copy_(log_Z)
         # Still unknown only where no row is valid.
         offset = log_Z.nan_to_num().to(sides[0]) + math.log((drawn - 1) / examples)
@@ -179,3 +207,18 @@ class CRDLoss(nn.Module):
                 f"examples (0..{examples - 1})"
             )
         return given.long()
+
+
+def _alone(value: Any) -> list[Any]:
+    return [value]
+
+
+def _of_all(own: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The rows of every process, one after the other; ``sizes`` tells how many each has."""
+    if len(sizes) == 1:
+        return own
+    padded = own.new_zeros((max(sizes), *own.shape[1:]))
+    padded[: len(own)] = own
+    every = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(every, padded)
+    return torch.cat([rows[:size] for rows, size in zip(every, sizes, strict=True)])

@@ -1,7 +1,9 @@
 """From one recipe to a model in use: every command of the command line as a Python call."""
 
+from .comparing import compare
 from .distilling import TrainingResult, distill, examine, fill_cache, train
 from .models import Loaded, load
+from .planning import plan_in
 from .recipes import RecipeLike, read_recipe
 from .results import DistillationResult, write_report
 from .run import Run
@@ -16,6 +18,7 @@ __all__ = [
     "Run",
     "TrainingResult",
     "benchmark",
+    "compare",
     "distill",
     "evaluate",
     "examine",
@@ -25,6 +28,7 @@ __all__ = [
     "inspect",
     "load",
     "make_student",
+    "plan_in",
     "predict",
     "read_recipe",
     "train",

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..adaptors import are_unnamed, label_names
-from ..configs.recipe import AugmentationSettings, DataSettings, SourceSettings
+from ..configs.recipe import AugmentationSettings, DataSettings, SourceSettings, TeacherSettings
 from ..data_utils import Augmenter
 from ..errors import DataError, count_of
 from ..tasks import TASKS, Encoded, QuestionAnswering, Rows, Table, Task, TokenClassification, read
-from .models import config_of, is_trained_for
+from .models import config_of, hub_options, is_trained_for
 
 logger = logging.getLogger("textbrewer.pipeline")
 
@@ -47,6 +47,11 @@ class Data:
         """A digest of all rows that a model is made of."""
         return digest_of([list(part.rows) for part in (self.labelled, self.train, self.validation)])
 
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest row that the student sees."""
+        return max(self.train.lengths)
+
     @property
     def scored(self) -> Encoded:
         """The rows that scores are of."""
@@ -70,18 +75,19 @@ def table_of(source: SourceSettings) -> Table:
     Raises:
         DataError: it is not there, or cannot be read.
     """
-    return read(source.path if not Path(source.path).exists() else Path(source.path), source.format, **source.options)
+    paths = [source.path] if isinstance(source.path, str) else source.path
+    found = [Path(path) if Path(path).exists() else path for path in paths]
+    return read(found if len(found) > 1 else found[0], source.format, **source.options)
 
 
-def task_of(settings: Mapping[str, Any], teacher: str, train: Table, columns: Any, revision: str | None = None) -> Task:
+def task_of(settings: Mapping[str, Any], teacher: TeacherSettings, train: Table, columns: Any) -> Task:
     """The task of a recipe, with the labels and the longest row that the teacher and the data have.
 
     Args:
         settings: ``name`` and keys of the task.
-        teacher: its folder or name.
+        teacher: the model to learn from.
         train: the rows to train on, which say what labels there are.
         columns: of them.
-        revision: of the teacher.
 
     Raises:
         ConfigError: a setting cannot be used.
@@ -89,7 +95,8 @@ def task_of(settings: Mapping[str, Any], teacher: str, train: Table, columns: An
     """
     kind = TASKS[settings["name"]]
     given = {key: value for key, value in settings.items() if key != "name"}
-    config = config_of(teacher, revision=revision)
+    options = hub_options(teacher)
+    config = config_of(teacher.model, **options)
     for key, longest in lengths_for(kind, config).items():
         if key not in given:
             given[key] = longest
@@ -97,7 +104,7 @@ def task_of(settings: Mapping[str, Any], teacher: str, train: Table, columns: An
     if "labels" in given or "labels" not in [each.name for each in fields(cast(Any, kind))]:
         return kind.from_dict(given)
     task: Task = cast(Any, kind).from_data(train, columns, **given)
-    if config is None or not is_trained_for(teacher, kind.head, revision=revision):
+    if config is None or not is_trained_for(teacher.model, kind.head, **options):
         return task
     return _with_labels_of_teacher(task, kind, given, label_names(config) or [])
 

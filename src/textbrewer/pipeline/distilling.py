@@ -19,9 +19,11 @@ from ..export import export_model
 from ..report import profile
 from ..tasks.scores import told
 from ..teachers import CacheFilling
+from .findings import keep_findings
 from .recipes import RecipeLike, read_recipe
 from .results import DistillationResult, write_report
 from .run import Made, Run
+from .together import once
 
 logger = logging.getLogger("textbrewer.pipeline")
 
@@ -91,7 +93,11 @@ def distill(
 
     What an earlier run of the same settings finished is used again, and what it began is gone on from, to the same
     bits. In ``output_dir`` there are then ``recipe.yaml``, which repeats the run, ``student``, ``teacher`` and
-    ``baseline`` (where they were trained), ``results.json`` and ``report.html``.
+    ``baseline`` (where they were trained), ``results.json`` and ``report.html``, and where the student's size was
+    planned ``plan.json``, ``plan.txt`` and ``plan.svg``.
+
+    Several processes, started with ``torchrun``, train together; the first one does what is done once, and each gets
+    the same result.
 
     Args:
         recipe: a YAML file, or what one holds.
@@ -103,27 +109,19 @@ def distill(
     Raises:
         ConfigError: the recipe cannot be used; with every problem at once.
         DataError: the rows cannot be used, or ``output_dir`` holds something else.
+        StudentError: no student keeps to the limits of ``student.plan``.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     chosen = read_recipe(recipe, overrides)
     if with_baseline is not None:
         chosen = replace(chosen, baseline=with_baseline)
     run = Run(chosen, resume=resume, fresh=fresh)
+    run.settle()
     with run.held():
         models = {"teacher": run.teacher, "student": run.student}
         if chosen.baseline:
             models["baseline"] = run.baseline
-        exported = None if chosen.export is None else _exported(run, chosen.export)
-        result = _result(run, models, exported)
-        result.write()
-        try:
-            page = write_report(run.folder)
-        except MissingDependencyError as error:
-            logger.warning("no page: %s", error)
-            return result
-        result = replace(result, report=page)
-        result.write()
-    return result
+        return once(run.ranks, lambda: _finished(run, models))
 
 
 def fill_cache(recipe: RecipeLike, overrides: Sequence[str] = ()) -> CacheFilling:
@@ -139,6 +137,7 @@ def fill_cache(recipe: RecipeLike, overrides: Sequence[str] = ()) -> CacheFillin
     if chosen.cache is not None and chosen.cache.memory:
         raise DataError("cache build: cache.memory keeps nothing after this process; give cache.path")
     run = Run(chosen)
+    run.settle()
     with run.held():
         return run.fill_cache()
 
@@ -151,8 +150,30 @@ def examine(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Examination:
     Raises:
         ConfigError: the recipe cannot be used.
         DataError: the rows cannot be used.
+        StudentError: no student keeps to the limits of ``student.plan``.
+        UnsupportedError: there are several processes.
     """
-    return Run(read_recipe(recipe, overrides)).examine()
+    run = Run(read_recipe(recipe, overrides))
+    run.settle()
+    return run.examine()
+
+
+def _finished(run: Run, models: Mapping[str, Made]) -> DistillationResult:
+    """What is made of models that are done: the folder to deploy, measurements, the page."""
+    settings = run.recipe.export
+    exported = None if settings is None else _exported(run, settings)
+    teacher, student = (models[name].model for name in ("teacher", "student"))
+    keep_findings(run.folder, run.task, teacher, student, run.data.scored, run.tokenizer, exported=exported)
+    result = _result(run, models, exported)
+    result.write()
+    try:
+        page = write_report(run.folder)
+    except MissingDependencyError as error:
+        logger.warning("no page: %s", error)
+        return result
+    result = replace(result, report=page)
+    result.write()
+    return result
 
 
 def _result(run: Run, models: Mapping[str, Made], exported: Path | None) -> DistillationResult:

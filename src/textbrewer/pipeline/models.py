@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import ConfigError, DataError, Problem, StudentError, first_line
+from ..configs.recipe import TeacherSettings
+from ..errors import ConfigError, DataError, Problem, StudentError, TextBrewerError, first_line
 from ..export.inferred import task_for
 from ..files import replaced
 from ..students.loading import load_model, transformers_class
@@ -70,7 +71,12 @@ def any_model(name: str | os.PathLike[str], *, revision: str | None = None) -> A
         return found.from_pretrained(name, revision=revision, trust_remote_code=False).eval()
 
 
-def config_of(name: str | os.PathLike[str], *, revision: str | None = None) -> Any:
+def hub_options(teacher: TeacherSettings) -> dict[str, Any]:
+    """What is said beside the name of a teacher wherever something of it is loaded."""
+    return {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
+
+
+def config_of(name: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The Transformers config of a folder or a name of the hub; None of a student that is this library's own.
 
     Raises:
@@ -84,10 +90,10 @@ def config_of(name: str | os.PathLike[str], *, revision: str | None = None) -> A
             return None
     transformers = needed("transformers", "transformers", "loading a model")
     with _named(name):
-        return transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
-def tokenizer_of(name: str | os.PathLike[str], *, revision: str | None = None) -> Any:
+def tokenizer_of(name: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The tokenizer in a folder or of the hub.
 
     Raises:
@@ -95,30 +101,42 @@ def tokenizer_of(name: str | os.PathLike[str], *, revision: str | None = None) -
     """
     transformers = needed("transformers", "transformers", "reading a tokenizer")
     try:
-        return transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        return transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         reason = first_line(error)
         raise DataError(f"{name}: no tokenizer can be read from it: {reason}") from None
 
 
-def is_trained_for(name: str | os.PathLike[str], model_class: str, *, revision: str | None = None) -> bool:
-    """Whether a model has the head that a task's class of models has, so that it need not be fine-tuned first."""
-    config = config_of(name, revision=revision)
+def is_trained_for(name: str | os.PathLike[str], model_class: str, **options: Any) -> bool:
+    """Whether a model has the head that a task's class of models has, so that it need not be fine-tuned first.
+
+    Args:
+        name: a folder or a name of the hub.
+        model_class: the task's.
+        **options: of :func:`config_of`.
+    """
+    config = config_of(name, **options)
     head = model_class.rpartition("For")[2]
     if config is None or head == model_class:
         return True  # it is one of this library, or needs no head
     return any(each.rpartition("For")[2] == head for each in config.architectures or [])
 
 
-def teacher_of(name: str, task: Task, *, revision: str | None = None) -> Any:
+def teacher_of(name: str, task: Task, **options: Any) -> Any:
     """A teacher with this task's head, in eval mode; a head that it lacks is random.
 
+    Args:
+        name: a folder or a name of the hub.
+        task: whose head it has.
+        **options: of :func:`config_of`.
+
     Raises:
-        ConfigError: there is no such model, or its labels are others.
+        ConfigError: there is no such model, it has no such head, or its labels are others.
     """
-    if config_of(name, revision=revision) is None:
+    if config_of(name, **options) is None:
         return load_model(name)
-    return task.load(name, revision=revision, trust_remote_code=False).eval()
+    with _named(name):
+        return task.load(name, **{"trust_remote_code": False, **options}).eval()
 
 
 def _is_own(folder: Path) -> bool:
@@ -136,9 +154,13 @@ def _named(name: str | os.PathLike[str]) -> Iterator[None]:
     """Say in one line that a name leads nowhere."""
     try:
         yield
+    except TextBrewerError:
+        raise
     except (OSError, ValueError) as error:
         reason = first_line(error)
-        problem = Problem(os.fspath(name), "a folder with a model, or a name that the hub gives", reason)
+        # Transformers' own words for what it refuses to run.
+        hint = "teacher.trust_remote_code: true runs it" if "custom code" in reason else ""
+        problem = Problem(os.fspath(name), "a folder with a model, or a name that the hub gives", reason, hint)
         raise ConfigError("model", [problem]) from None
 
 

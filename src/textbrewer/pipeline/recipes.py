@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from glob import glob
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ..configs.recipe import SOURCES, Recipe, expanded, read_yaml, yaml_value
 from ..data_utils import Augmenter
@@ -189,19 +189,52 @@ def _raised(path: str, make: Callable[[], Any]) -> list[Problem]:
 # Paths.
 
 
+class _Place(NamedTuple):
+    """A text of a recipe that is a path.
+
+    Attributes:
+        keys: that lead to it, or to the list that it is in.
+        holder: the mapping or the list.
+        key: of the text there.
+    """
+
+    keys: tuple[str, ...]
+    holder: Any
+    key: Any
+
+    @property
+    def text(self) -> str:
+        """The path itself."""
+        return str(self.holder[self.key])
+
+    def is_within(self, dotted: str) -> bool:
+        """Whether it stands at a key of an override, or below."""
+        own = (*self.keys, str(self.key)) if isinstance(self.key, int) else self.keys
+        return f"{'.'.join(own)}.".startswith(f"{dotted}.")
+
+    def __str__(self) -> str:
+        return ".".join(self.keys) + (f"[{self.key}]" if isinstance(self.key, int) else "")
+
+
+def _paths(values: Any) -> Iterator[_Place]:
+    """Every text of a recipe that is a path."""
+    for keys in (*_MODELS, *_DATA, *_FOLDERS):
+        holder, key = _at(values, keys[:-1]), keys[-1]
+        found = _at(values, keys)
+        if isinstance(found, str):
+            yield _Place(keys, holder, key)
+        elif isinstance(found, list) and keys in _DATA:
+            yield from (_Place(keys, found, place) for place, text in enumerate(found) if isinstance(text, str))
+
+
 def _locate(values: dict[str, Any], base: Path, within: str = "") -> None:
     """Make local paths absolute; those below the key ``within`` alone. Names of the hub stay names."""
-    for keys in (*_MODELS, *_DATA, *_FOLDERS):
-        holder = _at(values, keys[:-1])
-        text = holder.get(keys[-1]) if isinstance(holder, dict) else None
-        dotted = ".".join(keys)
-        if not isinstance(text, str) or _is_no_path(text):
+    for path in _paths(values):
+        if _is_no_path(path.text) or (within and not path.is_within(within)):
             continue
-        if within and not f"{dotted}.".startswith(f"{within}."):
-            continue
-        place = os.path.abspath(base / os.path.expanduser(text))
-        if keys in _FOLDERS or os.path.exists(place) or _looks_local(text):
-            holder[keys[-1]] = place
+        place = os.path.abspath(base / os.path.expanduser(path.text))
+        if path.keys in _FOLDERS or os.path.exists(place) or _looks_local(path.text):
+            path.holder[path.key] = place
 
 
 def _is_no_path(text: str) -> bool:
@@ -211,21 +244,18 @@ def _is_no_path(text: str) -> bool:
 def _wrong_places(values: Mapping[str, Any]) -> list[Problem]:
     """Paths at which nothing is, or something else."""
     problems = []
-    for keys in (*_MODELS, *_DATA, *_FOLDERS):
-        text, path = _at(values, keys), ".".join(keys)
-        if not isinstance(text, str):
-            continue
-        place = Path(text)
+    for path in _paths(values):
+        keys, text, place = path.keys, path.text, Path(path.text)
         if _is_no_path(text):
-            problems.append(Problem(path, "a path", repr(text)))
+            problems.append(Problem(str(path), "a path", repr(text)))
         elif keys in _FOLDERS:
             blocked = next((each for each in (place, *place.parents) if each.is_file()), None)
             if blocked is not None:
-                problems.append(Problem(path, "a folder", f"the file {str(blocked)!r}"))
+                problems.append(Problem(str(path), "a folder", f"the file {str(blocked)!r}"))
         elif place.is_absolute():
-            problems += _wrong_file(keys, place, path)
+            problems += _wrong_file(keys, place, str(path))
         elif len(text) > _LONGEST_NAME or not _HUB_NAME.fullmatch(text) or ".." in text:
-            problems.append(Problem(path, "a path, or a name of the hub", repr(text)))
+            problems.append(Problem(str(path), "a path, or a name of the hub", repr(text)))
     return problems
 
 

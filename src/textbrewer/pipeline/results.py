@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
+
 from ..configs.recipe import TrainingSettings
 from ..errors import DataError
 from ..files import replaced
-from ..report import page, plots
+from ..report import page
 from ..report.table import aligned
+from .figures import NAMES, Figure, figure, figures_of, words
+from .findings import findings_in
+from .planning import plan_in
 
 RESULTS, PAGE = "results.json", "report.html"
-NAMES = {"teacher": "Teacher", "student": "Student, distilled", "baseline": "Student, no teacher"}
-"""The models of a run as tables call them, in this order."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class DistillationResult:
     exported: Path | None = field(default=None)
 
     @property
+    def names(self) -> list[str]:
+        """The models of the run, in the order of tables."""
+        return [name for name in NAMES if name in self.scores]
+
+    @property
     def retention(self) -> float | None:
         """What the student keeps of the teacher's score, as a share; None where that says nothing."""
         teacher = self.scores["teacher"][self.metric]
@@ -79,7 +88,7 @@ class DistillationResult:
     @property
     def table(self) -> dict[str, Any]:
         """The table of the page: ``columns``, ``rows``, and the column that is ``chosen``."""
-        names = [name for name in NAMES if name in self.scores]
+        names = self.names
 
         def cost(key: str, unit: float, digits: int = 1) -> list[str]:
             return [f"{self.costs[name][key] / unit:,.{digits}f}" for name in names]
@@ -87,8 +96,8 @@ class DistillationResult:
         shares = [self.scores[name][self.metric] for name in names]
         kept = [f"{100 * share / shares[0]:.1f} %" if shares[0] > 0 else "" for share in shares]
         rows = [
-            *([_words(each), *(f"{self.scores[name][each]:.4f}" for name in names)] for each in self.scores[names[0]]),
-            [f"{_words(self.metric)} kept", *kept],
+            *([words(each), *(f"{self.scores[name][each]:.4f}" for name in names)] for each in self.scores[names[0]]),
+            [f"{words(self.metric)} kept", *kept],
             ["Parameters, millions", *cost("parameters", 1e6, 2)],
             ["Weights on disk, MB", *cost("file_bytes", 1e6)],
             ["Latency, batch 1, median, ms", *cost("median_ms", 1, 2)],
@@ -133,49 +142,34 @@ class DistillationResult:
         return aligned([table["columns"], *table["rows"]])
 
 
-def write_report(folder: str | os.PathLike[str]) -> Path:
+def write_report(folder: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> Path:
     """Write the page of a finished run anew, from what lies in its folder.
 
+    Args:
+        folder: of the run.
+        images: a folder for each plot as SVG and PNG; None writes none.
+
     Raises:
-        DataError: it is no folder of a finished run.
+        DataError: it is no folder of a finished run, or ``images`` is a file.
         MissingDependencyError: the extra ``report`` is not installed.
     """
     result = DistillationResult.of_folder(folder)
-    names = [name for name in NAMES if name in result.scores]
+    findings = findings_in(folder)
     chose = result.scored_on == "validation"
-    values = {NAMES[name]: [100 * result.scores[name][result.metric]] for name in names}
-    measures = {
-        "Parameters": "parameters",
-        "Weights on disk": "file_bytes",
-        "Latency, batch 1": "median_ms",
-    }
-    drawn = [
-        {
-            "title": f"{_words(result.metric)} on the {result.scored_on} rows",
-            "svg": plots.quality(values, f"{_words(result.metric)}, %"),
-            "text": "One run each.",
-        },
-        {
-            "title": "Cost, relative to the teacher",
-            "svg": plots.relative(
-                {
-                    title: {NAMES[name]: result.costs[name][key] for name in ("teacher", "student")}
-                    for title, key in measures.items()
-                },
-                NAMES["teacher"],
-            ),
-            "text": "Less is better.",
-        },
-        *_losses(result, names),
-    ]
+    drawn = [*figures_of(result, findings), *_plan(result)]
+    if images is not None:
+        page.write_images(Path(images), drawn)
     return page.write_page(
         result.output_dir / PAGE,
         title=f"{Path(result.recipe['output_dir']).name}: {result.recipe['task']['name'].replace('_', ' ')}",
         summary=_summary(result),
+        headline=_headline(result),
         table=result.table,
         plots=drawn,
+        examples=_examples(findings),
         code=_code(result),
         settings=_settings(result),
+        recipe=yaml.safe_dump(dict(result.recipe), sort_keys=False, allow_unicode=True, width=100),
         notes=[
             *(["The rows that were scored also chose the best checkpoint of each model."] if chose else []),
             "Latency and throughput: the models take turns on the same rows.",
@@ -184,21 +178,61 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     )
 
 
-def _losses(result: DistillationResult, names: Sequence[str]) -> list[dict[str, str]]:
-    """The losses of those that were trained here."""
-    curves = {}
-    for name in names:
-        log = result.output_dir / name / "log"
-        if name != "teacher" and log.is_dir():
-            curves[NAMES[name]] = [plots.scalars(log)]
-    if not curves:
-        return []
-    text = "The losses of several models differ in what they measure: only their course can be compared."
-    return [{"title": "Loss while training", "svg": plots.curves(curves, "training loss"), "text": text}]
+def _headline(result: DistillationResult) -> list[dict[str, str]]:
+    """What was won, in figures of a few letters."""
+    teacher, student = result.costs["teacher"], result.costs["student"]
+    found = [
+        {
+            "figure": f"{result.times_smaller:.1f}×",
+            "unit": "smaller",
+            "text": f"{student['parameters'] / 1e6:.1f} of {teacher['parameters'] / 1e6:.1f} million parameters",
+        },
+        {
+            "figure": f"{result.times_faster:.1f}×",
+            "unit": "faster",
+            "text": f"{student['median_ms']:.1f} ms for a row instead of {teacher['median_ms']:.1f} ms",
+        },
+    ]
+    if result.retention is not None:
+        mine, whole = (result.scores[name][result.metric] for name in ("student", "teacher"))
+        kept = f"{words(result.metric)} {mine:.3f} of {whole:.3f}"
+        found.append({"figure": f"{100 * result.retention:.1f} %", "unit": "of the score kept", "text": kept})
+    return found
+
+
+def _plan(result: DistillationResult) -> Iterator[Figure]:
+    """The sizes among which the student's was chosen."""
+    plan = plan_in(result.output_dir)
+    if plan is not None:
+        text = f"Chosen: {plan.chosen}, for at most {plan.limits}."
+        yield figure("plan", "The sizes that were measured", plan.svg(), text)
+
+
+def _examples(findings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Rows on which teacher and student differ."""
+    found = findings.get("disagreements")
+    if found is None or not found["examples"]:
+        return None
+
+    def said(each: Mapping[str, Any]) -> str:
+        return f"{each['answer']}" + ("" if each["probability"] is None else f" ({each['probability']:.0%})")
+
+    cards = [
+        {
+            "text": each["text"],
+            "lines": [("Truth", each["truth"]), ("Teacher", said(each["teacher"])), ("Student", said(each["student"]))],
+        }
+        for each in found["examples"]
+    ]
+    number, rows = found["number"], findings["rows"]
+    text = f"{number:,} of {rows:,} rows ({number / rows:.1%})"
+    if number > len(cards):
+        text += f"; the {len(cards)} that tell most"
+    return {"title": "Where teacher and student differ", "text": f"{text}.", "cards": cards}
 
 
 def _summary(result: DistillationResult) -> str:
-    metric, kept = _words(result.metric), result.retention
+    metric, kept = words(result.metric), result.retention
     text = "The student "
     if kept is not None:
         text += f"keeps {100 * kept:.1f} % of its teacher's {metric[0].lower()}{metric[1:]}, "
@@ -222,8 +256,8 @@ def _settings(result: DistillationResult) -> list[tuple[str, str]]:
     recipe = {**result.recipe, "training": _telling(result.recipe["training"])}
     recipe["teacher"] = {**recipe["teacher"], "training": _telling(recipe["teacher"]["training"])}
     return [
-        *((_words(key), _plain(value)) for key, value in recipe.items()),
-        ("Repeat it", f"textbrewer distill {result.output_dir / 'recipe.yaml'}"),
+        *((words(key), _plain(value)) for key, value in recipe.items()),
+        ("Repeat it", shlex.join(["textbrewer", "distill", os.fspath(result.output_dir / "recipe.yaml")])),
         ("Machine", result.machine),
         ("Versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
     ]
@@ -242,9 +276,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_plain(item) for item in value) + "]"
     return str(value)
-
-
-def _words(name: str) -> str:
-    """``macro_f1`` as ``Macro f1``."""
-    text = name.replace("_", " ")
-    return text[:1].upper() + text[1:]

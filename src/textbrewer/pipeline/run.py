@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +18,23 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import __version__
-from ..batching import LengthGroupedBatches
 from ..configs import DistillationConfig, IntermediateMatch, StudentConfig, TrainingConfig
-from ..configs.recipe import MATCH_RULES, CacheSettings, MatchSettings, Recipe, TrainingSettings
+from ..configs.recipe import (
+    BESIDE_PLAN,
+    MATCH_RULES,
+    CacheSettings,
+    MatchSettings,
+    Recipe,
+    StudentSettings,
+    TrainingSettings,
+)
 from ..distillers import BasicTrainer, GeneralDistiller
 from ..doctor import Examination, examine
 from ..engine import Schedule
 from ..engine.checkpoint import described, locked
 from ..errors import ConfigError, DataError, Problem, StudentError, UnsupportedError, count_of
 from ..files import replaced, replaced_folder
+from ..planner import Plan
 from ..students import build_student
 from ..students.presets import preset
 from ..tasks import Encoded, Task
@@ -39,6 +46,7 @@ from ..teachers.cache.fingerprint import digest_of_weights
 from .data import Data, data_of, digest_of, table_of, task_of
 from .models import (
     any_model,
+    hub_options,
     is_trained_for,
     record_in,
     task_settings,
@@ -46,6 +54,8 @@ from .models import (
     tokenizer_of,
     write_record,
 )
+from .planning import Planned, limits_of, plan_in, planned, remove_plan
+from .together import alike, once, processes
 
 logger = logging.getLogger("textbrewer.pipeline")
 
@@ -60,6 +70,8 @@ _INCIDENTAL = {
     "keep_last",
     "save_in_background",
     "eval_batch_size",
+    "trackers",
+    "tracker_project",
 }
 
 
@@ -84,33 +96,44 @@ class Run:
     A model is trained in ``output_dir/work``, where it can be gone on from, and moved into a folder of its own once it
     is done. What lies there is used again if it was made by the same settings, from the same data and the same teacher.
 
+    Several processes all read the data and all train; the first one alone measures, scores and writes, while the others
+    wait.
+
     Args:
         recipe: from :func:`~textbrewer.pipeline.read_recipe`.
         resume: go on from what a stopped run left; otherwise an unfinished model is begun anew.
         fresh: make everything again.
 
     Raises:
-        UnsupportedError: there are several processes.
         ConfigError: the teacher and the task do not fit each other.
-        DataError: the rows cannot be used, or the folder holds something else.
+        DataError: the rows cannot be used, the folder holds something else, or the processes read other rows.
+        ElsewhereError: another process could not begin.
     """
 
     def __init__(self, recipe: Recipe, *, resume: bool = True, fresh: bool = False) -> None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UnsupportedError(
-                "a recipe runs in one process; for several write a script with a distiller and start it with torchrun"
-            )
         self.resume, self.fresh = resume, fresh
         self.folder = Path(recipe.output_dir)
+        self._planned: Planned | None = None
+        self._options = hub_options(recipe.teacher)
+        self.ranks = processes(recipe.training)
+        alike(self.ranks, lambda: self._begin(recipe))
+        if len(set(self.ranks.gather(self.data.key))) > 1:
+            raise DataError("the processes read other rows than each other; give all of them the same files")
+
+    def _begin(self, recipe: Recipe) -> None:
+        """Read everything, and see whether it fits."""
         self._require_free()
         teacher, source = recipe.teacher, recipe.data.train
+        if teacher.trust_remote_code:
+            logger.warning("the code of %s is run (teacher.trust_remote_code)", teacher.model)
         table = table_of(source)
-        self.task: Task = task_of(recipe.task, teacher.model, table, source.columns, teacher.revision)
+        self.task: Task = task_of(recipe.task, teacher, table, source.columns)
         self.recipe = replace(recipe, task=task_settings(self.task))
         self._given = self._teacher_as_given()
         self._require_short()
-        self.tokenizer = tokenizer_of(teacher.tokenizer or teacher.model, revision=teacher.revision)
-        self._rehearse()
+        self.tokenizer = tokenizer_of(teacher.tokenizer or teacher.model, **self._options)
+        if recipe.student.plan is None:
+            self._rehearse()
         self.data: Data = data_of(recipe.data, self.task, self.tokenizer, recipe.seed, recipe.augmentation, table)
 
     def _require_free(self) -> None:
@@ -129,7 +152,7 @@ class Run:
 
     def _teacher_as_given(self) -> Any:
         self._seed()  # of a head that is new
-        return teacher_of(self.recipe.teacher.model, self.task, revision=self.recipe.teacher.revision)
+        return teacher_of(self.recipe.teacher.model, self.task, **self._options)
 
     def _require_short(self) -> None:
         """Refuse rows longer than the teacher takes."""
@@ -144,12 +167,41 @@ class Run:
         """Put everything together once, so that what does not fit is told before anything is trained or written."""
         self._distiller(self._given, self._new_student(self._given), self.recipe.training)
 
+    def settle(self) -> None:
+        """Choose the student's size, where the recipe has limits for it: before anything is trained or written.
+
+        Raises:
+            StudentError: nothing keeps to the limits; the message names what comes closest.
+        """
+        settings = self.recipe.student
+        if settings.plan is not None:
+            limits = limits_of(settings.plan, self.data.longest)
+            self._planned = once(self.ranks, lambda: planned(self._given, limits, self.folder, anew=self.fresh))
+            sizes = {**_sizes_of(self._planned.plan.chosen.config), **settings.sizes}
+            self.recipe = replace(self.recipe, student=StudentSettings(sizes=sizes))
+            alike(self.ranks, self._rehearse)
+
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Have the folder to oneself, with the recipe in it."""
-        with locked(str(self.folder)):
-            self._write_recipe()
+        """Have the folder to oneself, with the recipe and the plan in it."""
+        with ExitStack() as holding:
+
+            def hold() -> None:
+                holding.enter_context(locked(str(self.folder)))
+                self._write_recipe()
+                self._write_plan()
+
+            once(self.ranks, hold)
             yield
+
+    def _write_plan(self) -> None:
+        """The plan; one that an earlier run left of another student goes."""
+        if self._planned is not None:
+            self._planned.write(self.folder)
+            return
+        left, student = plan_in(self.folder), self.recipe.student
+        if student.plan is None and not (left and _is_planned(student.sizes, left)):
+            remove_plan(self.folder)
 
     def _write_recipe(self) -> None:
         """The recipe with all that was found out, which repeats this run."""
@@ -164,7 +216,7 @@ class Run:
         """The teacher: as it was given, or fine-tuned."""
         settings, model = self.recipe.teacher, self._given
         if not self._is_to_be_trained():
-            scores = self._scores(model, settings.training)
+            scores = once(self.ranks, lambda: self._scores(model, settings.training))
             logger.info("teacher: %s as it is, %s", settings.model, told(scores))
             return Made(model, settings.model, {"scores": scores, "seconds": 0.0})
 
@@ -180,7 +232,7 @@ class Run:
         settings = self.recipe.teacher
         if settings.train != "auto":
             return bool(settings.train)
-        return not is_trained_for(settings.model, self.task.model_class, revision=settings.revision)
+        return not is_trained_for(settings.model, self.task.model_class, **self._options)
 
     @cached_property
     def student(self) -> Made:
@@ -222,13 +274,13 @@ class Run:
 
     def _new_student(self, teacher: Any) -> Any:
         """The student before it learns anything, always the same; its size goes into the recipe."""
+        self.settle()
         settings = self.recipe.student
         if settings.model is not None:
             self._seed()  # of a head that is new
             return teacher_of(settings.model, self.task)
         config = student_config(settings.preset, settings.sizes, teacher)
-        sizes = {key: value for key, value in asdict(cast(Any, config)).items() if value is not None}
-        self.recipe = replace(self.recipe, student=replace(settings, preset=None, sizes=sizes))
+        self.recipe = replace(self.recipe, student=StudentSettings(sizes=_sizes_of(config)))
         return build_student(teacher, config, seed=self.recipe.seed)
 
     def _distillation(self, teacher: Any, student: Any) -> DistillationConfig:
@@ -262,10 +314,20 @@ class Run:
         with self._cache(self.recipe.cache or CacheSettings()) as cache:
             config = self._training(settings, self.folder / WORK / "cache")
             distiller = self._distiller(self.teacher.model, student, config, cache)
-            return cache.build(distiller, self._loader(self.data.train, settings), progress_bar=settings.progress_bar)
+            loader = self._loader(self.data.train, settings)
+            filled = cache.build(distiller, loader, progress_bar=settings.progress_bar)
+            every = self.ranks.gather((filled.rows, filled.computed))
+            rows, computed = map(sum, zip(*every, strict=True))
+            return replace(filled, rows=rows, computed=computed, size_bytes=cache.size())
 
     def examine(self) -> Examination:
-        """Look over all of it without training anything; see :func:`textbrewer.doctor.examine`."""
+        """Look over all of it without training anything; see :func:`textbrewer.doctor.examine`.
+
+        Raises:
+            UnsupportedError: there are several processes.
+        """
+        if self.ranks.number > 1:
+            raise UnsupportedError("a recipe is looked over in one process; start it without torchrun")
         teacher, settings = self._given, self.recipe.training
         student = self._new_student(teacher)
         parts = {"train": self.data.labelled, "validation": self.data.validation, "test": self.data.test}
@@ -299,48 +361,77 @@ class Run:
             "training": _lasting(settings),
             "seed": self.recipe.seed,
             "version": __version__,
+            "processes": self.ranks.number,
         }
-        key = digest_of({**(parts or {}), **made_of})
+        # The first one's, since the last digits of what several have trained may differ.
+        key = self.ranks.agree(digest_of({**(parts or {}), **made_of}))
         folder, work = self.folder / name, self.folder / WORK / f"{name}-{key}"
-        record = record_in(folder)
-        if record is not None and record.get("key") == key and not self.fresh:
+        record = once(self.ranks, lambda: self._record_of(folder, key))
+        if record is not None:
             return self._found(name, folder, record, settings)
-        if self.fresh or not self.resume:
-            shutil.rmtree(work, ignore_errors=True)
-        gone_on = (work / "checkpoints").is_dir()
+        gone_on = once(self.ranks, lambda: self._goes_on(work))
         started = time.perf_counter()
-        self._seed()
+        self._seed(self.ranks.index)
         evaluations = train(work)
         seconds = time.perf_counter() - started
-        record = {
-            "key": key,
-            "task": task_settings(self.task),
-            "scores": self._scores(model, settings),
-            "scored": self.data.scored_key,
-            "evaluations": evaluations,
-            "seconds": round(seconds, 2),
-            "resumed": gone_on,
-            "textbrewer": __version__,
-        }
+        # Until all have read the best weights.
+        self.ranks.wait()
+
+        def kept() -> dict[str, Any]:
+            record = {
+                "key": key,
+                "task": task_settings(self.task),
+                "scores": self._scores(model, settings),
+                "scored": self.data.scored_key,
+                "evaluations": evaluations,
+                "seconds": round(seconds, 2),
+                "resumed": gone_on,
+                "textbrewer": __version__,
+            }
+            self._keep(model, folder, work, record)
+            return record
+
+        record = once(self.ranks, kept)
+        logger.info("%s: %s (%.0f s)", name, told(record["scores"]), seconds)
+        return Made(model.eval(), str(folder), record)
+
+    def _record_of(self, folder: Path, key: str) -> dict[str, Any] | None:
+        """The record of a model that is there already and made of the same."""
+        record = record_in(folder)
+        return record if record is not None and record.get("key") == key and not self.fresh else None
+
+    def _goes_on(self, work: Path) -> bool:
+        """Whether a stopped run left something to go on from, once what is not gone on from is deleted."""
+        if self.fresh or not self.resume:
+            shutil.rmtree(work, ignore_errors=True)
+        return (work / "checkpoints").is_dir()
+
+    def _keep(self, model: Any, folder: Path, work: Path, record: Mapping[str, Any]) -> None:
+        """Put a model that is done into its folder, and delete what it was made in."""
         with replaced_folder(folder) as beside:
             model.save_pretrained(beside)
             self.tokenizer.save_pretrained(beside)
             if (work / "log").is_dir():
                 shutil.copytree(work / "log", beside / "log")
             write_record(beside, record)
-        for left in self.folder.glob(f"{WORK}/{name}-*"):
+        for left in work.parent.glob(f"{folder.name}-*"):
             shutil.rmtree(left, ignore_errors=True)
-        if not any((self.folder / WORK).iterdir()):
-            (self.folder / WORK).rmdir()
-        logger.info("%s: %s (%.0f s)", name, told(record["scores"]), seconds)
-        return Made(model.eval(), str(folder), record)
+        if not any(work.parent.iterdir()):
+            work.parent.rmdir()
 
     def _found(self, name: str, folder: Path, record: dict[str, Any], settings: TrainingSettings) -> Made:
         """A model that is there already, scored anew if the rows to score it on are others."""
-        model = any_model(folder)
-        if record.get("scored") != self.data.scored_key:
-            record |= {"scores": self._scores(model, settings), "scored": self.data.scored_key}
-            write_record(folder, record)
+        trusted = self.recipe.teacher.trust_remote_code
+        model = teacher_of(str(folder), self.task, trust_remote_code=True) if trusted else any_model(folder)
+
+        def scored() -> dict[str, Any]:
+            if record.get("scored") == self.data.scored_key:
+                return record
+            anew = {**record, "scores": self._scores(model, settings), "scored": self.data.scored_key}
+            write_record(folder, anew)
+            return anew
+
+        record = once(self.ranks, scored)
         logger.info("%s: already there, %s", name, told(record["scores"]))
         return Made(model, str(folder), record)
 
@@ -375,15 +466,13 @@ class Run:
 
     def _loader(self, rows: Encoded, settings: TrainingSettings) -> DataLoader[Any]:
         """Batches in an order that depends on the seed alone."""
-        if not settings.group_by_length:
-            return rows.loader(settings.batch_size, shuffle_seed=self.recipe.seed)
-        batches = LengthGroupedBatches(rows.lengths, settings.batch_size, seed=self.recipe.seed)
-        return DataLoader(rows, batch_sampler=cast(Any, batches), collate_fn=rows.padding)
+        return rows.loader(settings.batch_size, shuffle_seed=self.recipe.seed, group_by_length=settings.group_by_length)
 
     def _steps(self, rows: Encoded, settings: TrainingSettings) -> int:
         if settings.num_steps is not None:
             return settings.num_steps
-        return Schedule.of(settings, self._loader(rows, settings), settings.num_epochs, None).total_steps
+        loader = self._loader(rows, settings)
+        return Schedule.of(settings, loader, settings.num_epochs, None, self.ranks.number).total_steps
 
     def _training(self, settings: TrainingSettings, work: Path) -> TrainingSettings:
         """The settings of one training in its folder, with checkpoints along the way and the best one kept."""
@@ -399,9 +488,9 @@ class Run:
             load_best_model_at_end=True,
         )
 
-    def _seed(self) -> None:
-        """Everything random from here on, by the recipe's seed."""
-        needed("transformers", "transformers", "a recipe").set_seed(self.recipe.seed)
+    def _seed(self, process: int = 0) -> None:
+        """Everything random from here on, by the recipe's seed; each process of a training draws its own dropout."""
+        needed("transformers", "transformers", "a recipe").set_seed((self.recipe.seed + process) % 2**32)
 
 
 def student_config(name: str | None, sizes: Mapping[str, Any], teacher: Any) -> StudentConfig:
@@ -423,6 +512,17 @@ def student_config(name: str | None, sizes: Mapping[str, Any], teacher: Any) -> 
             )
         base = {"num_layers": max(1, layers // 2)}
     return StudentConfig.from_dict({**base, **sizes})
+
+
+def _sizes_of(config: Any) -> dict[str, Any]:
+    """The keys of a :class:`~textbrewer.StudentConfig` that say something."""
+    return {key: value for key, value in asdict(config).items() if value is not None}
+
+
+def _is_planned(sizes: Mapping[str, Any], plan: Plan) -> bool:
+    """Whether a student of these sizes is the one that a plan chose."""
+    chosen = _sizes_of(plan.chosen.config)
+    return all(sizes.get(key) == value for key, value in chosen.items() if key not in BESIDE_PLAN)
 
 
 def matches_of(settings: MatchSettings, teacher: Any, student: Any) -> list[dict[str, Any]]:

@@ -44,13 +44,15 @@ teacher:
 # A preset (T6, T3, T3-small, T4-tiny, T12-nano, ELECTRA-small, BiGRU), or sizes: num_layers, hidden_size and so on.
 # Left out, it has half of the teacher's layers and starts from their weights.
 # student: T3
+# Or the most capable that keeps to a limit, found by measuring on this machine.
+# student: {{plan: {{max_latency_ms: 5, threads: 2}}}}
 
 data:
   train: {train}
   # Left out, a tenth of the training rows are held out, the same each time.
   # validation: validation.csv
   # test: test.csv
-  # Text without labels: the teacher says what it is.
+  # Text without labels: the teacher says what it is. Several files are a list: [a.txt, b.txt].
   # unlabelled: more.txt
   columns: {columns}
 

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ..configs import StudentConfig
 from ..errors import StudentError, UnknownNameError, count_of, did_you_mean, one_of
 from ..matching.layers import layer_list
 from . import bigru
+from .factorising import factorise, prepare, require_factors
 from .narrowing import NARROWING, Rows, narrow
 from .presets import preset
 
@@ -114,7 +115,10 @@ def build_student_with_report(
 
     With ``family`` the student is of the class with the teacher's head in another family of Transformers, and its
     weights are random: ``"ELECTRA-small"`` of a ``BertForTokenClassification`` is an ``ElectraForTokenClassification``
-    with the teacher's vocabulary and labels. With ``family="bigru"`` it is a :class:`~textbrewer.BiGRUStudent`, or its
+    with the teacher's vocabulary and labels. With ``init="svd"`` or ``"importance"`` it starts from the teacher all the
+    same where the family, as ELECTRA, has layers like BERT's behind embeddings of another width: layers are copied or
+    narrowed, and the embeddings are factorised into a table of ``embedding_size`` and a map to the hidden states by a
+    truncated singular value decomposition. With ``family="bigru"`` it is a :class:`~textbrewer.BiGRUStudent`, or its
     encoder alone where the teacher has no head; the token embeddings are the teacher's.
 
     Args:
@@ -123,11 +127,11 @@ def build_student_with_report(
         init: overrides ``config.init``.
         seed: makes random weights repeatable, and leaves the global random state alone.
         rows: batches as the teacher takes them, with labels or without, by which a narrowed student measures what is
-            important; some tens of rows do. None judges by the weights.
+            important, and factorised embeddings what is read; some tens of rows do. None judges by the weights.
 
     Raises:
-        StudentError: the teacher has no layers to choose from, the sizes do not fit, the family lacks the head, or
-            ``rows`` are given and nothing is narrowed.
+        StudentError: the teacher has no layers to choose from, the sizes do not fit, the family lacks the head or what
+            the teacher's weights need, or ``rows`` are given and nothing is narrowed.
         UnknownNameError: there is no such preset or family.
     """
     wanted = preset(config) if isinstance(config, str) else config
@@ -137,7 +141,7 @@ def build_student_with_report(
             f"build_student: expected a Transformers encoder, got {type(teacher).__name__} without a config that has "
             "num_hidden_layers; build other students yourself: any nn.Module can be distilled"
         )
-    _require_narrowing_fits(teacher.config, wanted, source, rows)
+    _require_narrowing_fits(wanted, source, rows)
     chosen: list[int] = []
     with seeded(seed):
         if wanted.family == "bigru":
@@ -152,11 +156,11 @@ def build_student_with_report(
     return student.eval(), StudentReport(copied, fresh, chosen, counts[0], counts[1], label)
 
 
-def _require_narrowing_fits(given: Any, wanted: StudentConfig, source: str, rows: Rows | None) -> None:
-    if source in NARROWING and not _same_family(given, wanted):
+def _require_narrowing_fits(wanted: StudentConfig, source: str, rows: Rows | None) -> None:
+    if source in NARROWING and wanted.family == "bigru":
         raise StudentError(
-            f"build_student: init={source!r} narrows the teacher's own layers, got family={wanted.family!r}; leave "
-            "family out, or use another init"
+            f"build_student: init={source!r} narrows the teacher's own layers, got family='bigru'; leave family out, "
+            "or use another init"
         )
     if rows is not None and source not in NARROWING:
         raise StudentError(
@@ -177,10 +181,19 @@ def _encoder_of(
     chosen = _chosen_layers(wanted, given.num_hidden_layers, required=copying)
     sized = _sized_config(teacher, wanted, chosen)
     model_class = type(teacher) if same_family else _counterpart(teacher, sized)
+    factorising = narrowing and not same_family
+    if factorising:
+        prepare(teacher, sized, source)
     student = model_class(sized) if source in _OWN_SOURCES else _from_checkpoint(model_class, source, sized)
     student = student.to(next(teacher.parameters()).dtype)
     if not copying:
         return student, {}, []
+    if factorising:
+        require_factors(student, source)
+        of_teacher = replace(wanted, family=None, embedding_size=None)
+        rows = None if rows is None else list(rows)
+        narrowed, told, chosen = _encoder_of(teacher, of_teacher, source, rows)
+        return student, factorise(narrowed, student, told, rows), chosen
     if narrowing:
         return student, narrow(teacher, student, prefix, chosen, source, rows), chosen
     return student, _copy_weights(teacher, student, prefix, chosen), chosen

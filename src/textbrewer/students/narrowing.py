@@ -24,7 +24,8 @@ _QUERY, _KEY, _VALUE = (f"attention.self.{part}" for part in ("query", "key", "v
 _ATTENDED, _UP, _DOWN = "attention.output.dense", "intermediate.dense", "output.dense"
 _NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
 _SPACES = {"width": "hidden_size", "embedding": "embedding_size"}
-_PARTS = (_QUERY, _KEY, _VALUE, _ATTENDED, _UP, _DOWN, *_NORMS)
+PARTS = (_QUERY, _KEY, _VALUE, _ATTENDED, _UP, _DOWN, *_NORMS)
+"""Of a layer like BERT's; each has a weight and a bias."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ def _described(available: Mapping[str, Tensor], source: str, tensor: Tensor) -> 
 
 def _require_known_layers(teacher: Any, prefix: str) -> None:
     found = {name.rpartition(".")[0] for name, _ in teacher.get_submodule(f"{prefix}.0").named_parameters()}
-    if found != set(_PARTS):
-        strange = sorted(found ^ set(_PARTS))
+    if found != set(PARTS):
+        strange = sorted(found ^ set(PARTS))
         raise StudentError(
             f"build_student: the layers of {type(teacher).__name__} are not like BERT's ({', '.join(strange[:3])}); "
             "init='importance' and init='svd' narrow only such; use init='random', or keep the teacher's width"
@@ -297,7 +298,8 @@ def _chosen_axes(importance: Tensor, number: int) -> Tensor:
     return torch.eye(len(importance), dtype=torch.float64)[:, _best(importance, number)]
 
 
-def _principal_axes(moment: Tensor, number: int) -> Tensor:
+def principal_axes(moment: Tensor, number: int) -> Tensor:
+    """The ``number`` leading eigenvectors of a symmetric matrix as columns, the first one first."""
     # Eigenvalues come in ascending order.
     axes: Tensor = torch.linalg.eigh(moment)[1]
     return axes[:, -number:].flip(-1)
@@ -316,7 +318,7 @@ def _space(
         # Narrower embeddings say nothing of the hidden states: every dimension counts alike.
         moment = embeddings.T @ embeddings if embeddings.shape[1] == before else torch.eye(before, dtype=torch.float64)
     if how == "svd":
-        axes = _principal_axes(moment, after)
+        axes = principal_axes(moment, after)
     else:
         measured = importance.width if importance else None
         axes = _chosen_axes(_shares(touching) if measured is None else measured, after)

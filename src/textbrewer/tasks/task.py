@@ -276,7 +276,8 @@ class Task(Config, ABC):
         """
         transformers = needed("transformers", "transformers", "loading a model")
         try:
-            config = transformers.AutoConfig.from_pretrained(name)
+            told = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+            config = transformers.AutoConfig.from_pretrained(name, **told)
         except OSError as error:
             what = "a folder that save_pretrained wrote, or a name of the hub, which must be reached"
             reason = first_line(error)

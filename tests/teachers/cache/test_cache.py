@@ -816,6 +816,44 @@ class TestBuild:
         learned(distiller_of(tmp_path, cache))
         assert not misses
 
+    @pytest.mark.parametrize("precision", ["bf16", "int8"])
+    def test_a_bare_teacher_computes_in_the_precision_of_the_run_to_come(self, tmp_path, misses, precision):
+        transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+        config = transformers.BertConfig(
+            vocab_size=50, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8, num_labels=3
+        )
+        torch.manual_seed(1)
+        teacher = transformers.BertForSequenceClassification(config).eval()
+
+        def student(cache=None, **training):
+            return learned(distiller_of(tmp_path, cache, teacher=teacher, adaptor_T=None, training=training))
+
+        with TeacherCache(tmp_path / "cache", dtype="float32") as cache:
+            cache.build(teacher, batches(3), precision=precision, progress_bar=False)
+            (entry,) = cache.list()
+            assert entry.parts["precision"] == precision and type(teacher.classifier) is nn.Linear
+            misses.clear()
+            found = student(cache, teacher_precision=precision)
+            assert not misses
+            student(cache)
+            assert sum(misses) == 12
+        torch.testing.assert_close(found, student(teacher_precision=precision), **EXACT)
+        assert not torch.equal(found, student())
+
+    @pytest.mark.parametrize("precision", [None, "fp32"])
+    def test_a_bare_teacher_computes_in_the_precision_of_its_weights(self, tmp_path, precision):
+        with TeacherCache(tmp_path / "cache") as cache:
+            cache.build(encoder(1), batches(1), adaptor=ADAPTOR, precision=precision, progress_bar=False)
+            assert [entry.parts["precision"] for entry in cache.list()] == ["fp32"]
+
+    def test_a_precision_that_cannot_be_used_is_refused_with_the_way_out(self, tmp_path):
+        with TeacherCache(tmp_path / "cache") as cache:
+            with pytest.raises(ConfigError, match=r"`precision`: expected one of 'fp32', .*, 'int8', got 'fp8'"):
+                cache.build(encoder(1), batches(1), adaptor=ADAPTOR, precision="fp8")
+            with pytest.raises(ConfigError, match="got 'bf16'; a distiller's is in its TrainingConfig"):
+                cache.build(distiller_of(tmp_path), batches(1), precision="bf16")
+            assert cache.list() == []
+
     def test_what_has_no_teacher_is_refused(self, tmp_path):
         config = TrainingConfig(output_dir=str(tmp_path), device="cpu", progress_bar=False)
         with TeacherCache(tmp_path / "cache") as cache:

@@ -13,17 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from ...adaptors import AdaptedModel, TransformersAdaptor
+from ...configs.training import TeacherPrecision
 from ...errors import CacheError, ConfigError, Problem, count_of, one_of
 from ...feeding import rows_of, sides
 from ...files import replaced
 from ...modes import modes_kept
+from ...precision import computing_in, quantised
 from ...ranks import Ranks
 from ...stream import Stream
 from ...types import Adaptor
@@ -396,6 +398,7 @@ class TeacherCache:
         logits: bool = True,
         hidden: Iterable[int] = (),
         attention: Iterable[int] = (),
+        precision: TeacherPrecision | None = None,
         progress_bar: bool = True,
         **args: Any,
     ) -> CacheFilling:
@@ -410,18 +413,28 @@ class TeacherCache:
             logits: keep them.
             hidden: the hidden states to keep, by index.
             attention: the attention maps to keep.
+            precision: what the teacher computes in: a name of ``TrainingConfig.teacher_precision``, or None for that of
+                its weights. A run finds the records only if its teacher computes in the same.
             progress_bar: show rows, rate and size.
             **args: extra keywords of the teacher's forward pass.
 
         Raises:
             CacheError: the cache is read-only, or the teacher cannot be cached.
+            ConfigError: what is filled for is no distiller and no teacher, or ``precision`` cannot be used.
         """
         if self.read_only:
             raise CacheError(f"{self}: the cache is read-only")
         fills = getattr(filled_for, "filling", None)
+        problems = []
         if fills is None and not isinstance(filled_for, nn.Module):
-            problem = Problem("build", "a distiller or a teacher (nn.Module)", type(filled_for).__name__)
-            raise ConfigError("TeacherCache.build", [problem])
+            problems.append(Problem("build", "a distiller or a teacher (nn.Module)", type(filled_for).__name__))
+        if precision is not None and precision not in get_args(TeacherPrecision):
+            problems.append(Problem("precision", one_of(get_args(TeacherPrecision)), repr(precision)))
+        elif precision is not None and fills is not None:
+            hint = "a distiller's is in its TrainingConfig, as teacher_precision"
+            problems.append(Problem("precision", "none beside a distiller", repr(precision), hint))
+        if problems:
+            raise ConfigError("TeacherCache.build", problems)
         started, rows, computed = time.perf_counter(), 0, 0
         with ExitStack() as running:
             if fills is not None:
@@ -429,7 +442,8 @@ class TeacherCache:
             else:
                 layers = {"hidden": tuple(hidden), "attention": tuple(attention)}
                 reads = Reads(logits=logits, layers=layers)
-                jobs = [FillJob(self._of_teacher(filled_for, adaptor, reads, loader, running), loader, args, sides)]
+                source = self._of_teacher(filled_for, adaptor, reads, precision or "fp32", rows_of(loader), running)
+                jobs = [FillJob(source, loader, args, sides)]
             bar = running.enter_context(_bar(progress_bar))
             for job in jobs:
                 teachers: list[Any] = job.source.teachers if isinstance(job.source, EnsembleTeacher) else [job.source]
@@ -446,15 +460,23 @@ class TeacherCache:
         return CacheFilling(rows, computed, self.size(), time.perf_counter() - started)
 
     def _of_teacher(
-        self, teacher: nn.Module, adaptor: Adaptor | None, reads: Reads, loader: Any, running: ExitStack
+        self,
+        teacher: nn.Module,
+        adaptor: Adaptor | None,
+        reads: Reads,
+        precision: TeacherPrecision,
+        rows: int | None,
+        running: ExitStack,
     ) -> CachedTeacher:
-        read = frozenset(feature for feature, layers in reads.layers.items() if layers)
-        adapted = AdaptedModel(teacher, adaptor, name="adaptor", features=read, teacher=True)
         running.enter_context(modes_kept(teacher))
         teacher.eval()
+        device = next((parameter.device for parameter in teacher.parameters()), torch.device("cpu"))
+        model = quantised(teacher, device, "TeacherCache.build.precision") if precision == "int8" else teacher
+        read = frozenset(feature for feature, layers in reads.layers.items() if layers)
+        adapted = AdaptedModel(model, adaptor, name="adaptor", features=read, teacher=True)
         running.enter_context(adapted.ready())
-        live = LiveTeacher(adapted, torch.no_grad)
-        return CachedTeacher(live, self.namespace(teacher, adapted), reads, rows_of(loader))
+        live = LiveTeacher(adapted, lambda: computing_in(precision, device))
+        return CachedTeacher(live, self.namespace(teacher, adapted, precision), reads, rows)
 
     def flush(self) -> None:
         """Wait until everything is on the disk."""

@@ -181,8 +181,10 @@ def _narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
         return values
     if not values.is_floating_point():
         return values.long()
-    kept = values.to(dtype)
-    overflown = bool((kept.isinf() & values.isfinite()).any())
+    kept, most = values.to(dtype), torch.finfo(dtype).max
+    # One pass over the values tells that all are in range; infinite ones and NaN are looked at closely.
+    in_range = not values.numel() or bool(torch.stack(values.aminmax()).abs().max() <= most)
+    overflown = not in_range and bool((kept.isinf() & values.isfinite()).any())
     return values.float() if overflown else kept
 
 

@@ -418,10 +418,10 @@ def table(runs: Sequence[Mapping[str, Any]], teacher: Mapping[str, Any]) -> str:
     base = next(iter(by_method.values()))
     metrics = [key for key in METRICS if key in teacher]
     columns = ["", *(METRICS[key] for key in metrics), "difference, 95 % interval", "seconds a run"]
-    lines = [_line(columns), _line(["---"] * len(columns))]
-    lines.append(_line(["teacher (one seed)", *(f"{teacher[key]:.1f}" for key in metrics), "", ""]))
+    lines = [line(columns), line(["---"] * len(columns))]
+    lines.append(line(["teacher (one seed)", *(f"{teacher[key]:.1f}" for key in metrics), "", ""]))
     for method, own in by_method.items():
-        scores = [_spread([run[key] for run in own]) for key in metrics]
+        scores = [spread([run[key] for run in own]) for key in metrics]
         seconds = statistics.median(run["seconds"] for run in own)
         compared = ""
         if own is not base and len(own) == len(base):
@@ -429,17 +429,29 @@ def table(runs: Sequence[Mapping[str, Any]], teacher: Mapping[str, Any]) -> str:
             means = [statistics.mean(run["score"] for run in each) for each in (own, base)]
             compared = f"{means[0] - means[1]:+.1f}, "
             compared += f"{low:+.1f} to {high:+.1f}"
-        lines.append(_line([method, *scores, compared, f"{seconds:.0f}"]))
+        lines.append(line([method, *scores, compared, f"{seconds:.0f}"]))
     return "\n".join(lines)
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{deviation}"
+
+
+def parser_of(experiments: Sequence[str], description: str | None, output: str) -> argparse.ArgumentParser:
+    """What the scripts with such experiments take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=experiments)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--output", type=Path, default=Path(output))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", help='lines of the table, as "labels alone" or "3 x 384"; all by default')
+    parser.add_argument("--steps", type=int, help="another number of steps, of the teacher too: to see that it works")
+    return parser
 
 
 def main(
@@ -448,13 +460,7 @@ def main(
     output: str = "runs/quality",
 ) -> int:
     """Run what is not there yet, and print the table."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=list(experiments))
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path, default=Path(output))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help="methods; all by default")
-    parser.add_argument("--steps", type=int, help="another number of steps: to see that it works")
+    parser = parser_of(list(experiments), description, output)
     args = parser.parse_args()
     try:
         experiment = experiments[args.experiment](args.data)

@@ -15,7 +15,6 @@ works, to a folder of its own. Results are a table and JSON. Needs the extras ``
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import statistics
@@ -38,11 +37,12 @@ from quality import (
     WIDTH,
     Bench,
     Method,
-    _line,
-    _spread,
     bbc_few,
     interval,
+    line,
+    parser_of,
     recorded,
+    spread,
     sst2,
     table,
 )
@@ -52,7 +52,7 @@ from textbrewer import StudentConfig, build_student, matches, prune_vocabulary
 from textbrewer.export import OnnxModel, quantise, write_onnx
 from textbrewer.files import replaced, replaced_folder
 from textbrewer.precision import quantised
-from textbrewer.report.plots import COLOURS, svg_of
+from textbrewer.report.plots import COLOURS, LIGHT, is_on_front, svg_of
 from textbrewer.report.profile import machine, parameters_of, seconds, speed_of, weights_on_disk
 
 
@@ -280,19 +280,14 @@ class Point:
     p95_ms: float
 
     @property
+    def cost(self) -> float:
+        """What the front is of, beside the score."""
+        return self.median_ms
+
+    @property
     def score(self) -> float:
         """The mean over the seeds."""
         return statistics.mean(self.scores)
-
-    def beats(self, other: Point) -> bool:
-        """Whether it is as accurate and as fast, and better in one of both."""
-        mine, theirs = ((-each.score, each.median_ms) for each in (self, other))
-        return all(a <= b for a, b in zip(mine, theirs, strict=True)) and mine != theirs
-
-
-def is_on_front(point: Point, points: Sequence[Point]) -> bool:
-    """Whether no other point beats it."""
-    return not any(other.beats(point) for other in points)
 
 
 def measured(task: Any, served: Path, runs: Sequence[Mapping[str, Any]], length: int) -> list[Point]:
@@ -324,12 +319,12 @@ def measured(task: Any, served: Path, runs: Sequence[Mapping[str, Any]], length:
 def table_of(points: Sequence[Point]) -> str:
     """Markdown: a line a student, a column a form; what is on the front is bold."""
     by_form = list(dict.fromkeys(point.form for point in points))
-    lines = [_line(["", "parameters", *by_form]), _line(["---"] * (2 + len(by_form)))]
+    lines = [line(["", "parameters", *by_form]), line(["---"] * (2 + len(by_form)))]
     for name in dict.fromkeys(point.student for point in points):
         own = [point for point in points if point.student == name]
-        cells = [f"{_spread(each.scores)}; {each.median_ms:.2f} ms; {each.bytes / 1e6:.1f} MB" for each in own]
+        cells = [f"{spread(each.scores)}; {each.median_ms:.2f} ms; {each.bytes / 1e6:.1f} MB" for each in own]
         marked = [f"**{c}**" if is_on_front(each, points) else c for c, each in zip(cells, own, strict=True)]
-        lines.append(_line([name, f"{own[0].parameters / 1e6:.1f} M", *marked]))
+        lines.append(line([name, f"{own[0].parameters / 1e6:.1f} M", *marked]))
     return "\n".join(lines)
 
 
@@ -353,7 +348,7 @@ def figure(points: Sequence[Point], length: int) -> str:
         axes.margins(x=0.2)
         axes.set_xlabel(f"median latency of one text of {length} tokens, ms")
         axes.set_ylabel("accuracy, %")
-        axes.grid(color="#e6e9ec")
+        axes.grid(color=LIGHT["grid"])
         axes.legend(frameon=False, loc="lower right", fontsize=9)
 
     return svg_of(draw, height=4.2)
@@ -361,14 +356,8 @@ def figure(points: Sequence[Point], length: int) -> str:
 
 def main() -> int:
     """Run what is not there yet, print the table, write JSON and the figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=["starts", "front"])
+    parser = parser_of(["starts", "front"], __doc__, "runs/students")
     parser.add_argument("--on", choices=list(DATA), default="sst2")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path, default=Path("runs/students"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help='as in "3 x 384" or "3 layers of width 192: random"; all by default')
-    parser.add_argument("--steps", type=int, help="another number of steps, of the teacher too: to see that it works")
     parser.add_argument("--figure", type=Path, help="of the front; by default in the folder of the results")
     args = parser.parse_args()
     try:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+
+from tests.browser import BROWSER, shown
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -97,30 +96,14 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
     assert done.stderr.startswith("demo: ") and "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(BROWSER is None, reason="needs Debian's chromium")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_fits_a_browser(finished, tmp_path, width):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("needs Debian's chromium")
     # The page reports on itself: its title carries whether something sticks out, and how many plots are drawn.
-    page = (finished[0] / "report.html").read_text(encoding="utf-8")
     probe = (
         "<script>const d = document.documentElement, s = [...document.querySelectorAll('svg')];"
         "document.title = `wide:${d.scrollWidth > d.clientWidth} "
-        "plots:${s.filter(x => x.getBoundingClientRect().height > 50).length}`</script></body>"
+        "plots:${s.filter(x => x.getBoundingClientRect().height > 50).length}`</script>"
     )
-    copy = tmp_path / "page.html"
-    copy.write_text(page.replace("</body>", probe), encoding="utf-8")
-    # Headless windows have a least width of about 500, so a narrow page is shown in a frame.
-    frame = tmp_path / "frame.html"
-    frame.write_text(
-        f"<iframe id=f src='page.html' style='width:{width}px;height:2000px;border:0'></iframe><script>"
-        "f.onload = () => document.title = f.contentDocument.title</script>"
-    )
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]
-    command.append(Path(frame).as_uri())
-    shown = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)}
-    )
-    assert "wide:false plots:3" in shown.stdout, shown.stdout[-500:] + shown.stderr[-500:]
+    done = shown(finished[0] / "report.html", probe, tmp_path, width)
+    assert "wide:false plots:3" in done.stdout, done.stdout[-500:] + done.stderr[-500:]

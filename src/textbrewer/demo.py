@@ -472,7 +472,7 @@ def _write_page(output_dir: Path, table: dict[str, Any], results: dict[str, Any]
                 f"{settings.temperature:g}, and the mean squared error of hidden states",
             ),
             ("Machine", results["machine"]),
-            ("Versions", ", ".join(f"{name} {version}" for name, version in results["versions"].items())),
+            ("Versions", page.versions_line(results["versions"])),
         ],
         notes=[
             "The held-out articles were not used to choose anything. The teacher has one seed.",

@@ -15,7 +15,7 @@ from torch import nn
 from .configs import StudentConfig
 from .errors import StudentError, count_of
 from .report.inspection import random_tokens
-from .report.plots import COLOURS, svg_of
+from .report.plots import COLOURS, LIGHT, Point, is_on_front, svg_of
 from .report.profile import Inputs, machine, parameters_of, seconds
 from .report.table import aligned
 from .students import build_student_with_report
@@ -93,11 +93,6 @@ class Candidate:
         ]
         return max((cost / limit for cost, limit in pairs if cost is not None and limit is not None), default=0.0)
 
-    def beats(self, other: Candidate) -> bool:
-        """Whether it is as capable and as fast, and better in one of both. Both are measured."""
-        mine, theirs = ((-each.capacity, each.latency_ms or 0.0) for each in (self, other))
-        return all(a <= b for a, b in zip(mine, theirs, strict=True)) and mine != theirs
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -124,7 +119,8 @@ class Plan:
         Size is no third axis, since it grows with capacity: nearly everything would be on that front.
         """
         measured = [each for each in self.candidates if each.latency_ms is not None]
-        return tuple(each for each in measured if not any(other.beats(each) for other in measured))
+        points = [Point(str(each), each.latency_ms or 0.0, each.capacity) for each in measured]
+        return tuple(each for each, point in zip(measured, points, strict=True) if is_on_front(point, points))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON takes it."""
@@ -176,7 +172,7 @@ class Plan:
                 axes.axvline(self.limits.max_latency_ms, color=COLOURS[1], linestyle=":", linewidth=1)
             axes.set_xlabel(f"median latency, ms ({self.limits.batch} x {self.limits.length} tokens)")
             axes.set_ylabel("parameters without embeddings, millions")
-            axes.grid(color="#e6e9ec")
+            axes.grid(color=LIGHT["grid"])
             axes.legend(frameon=False)
 
         return svg_of(draw, height=3.6)

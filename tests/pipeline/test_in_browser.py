@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
+from tests.browser import BROWSER, DARK, shown
 from tests.pipeline.written import findings_of, finished_in, results_of
 from textbrewer.pipeline import compare, write_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-DARK = {"light": 1, "dark": 0}
 LONG = "Shares fell after the central bank raised its rates. " * 4 + "x" * 200
 
 # The page reports on itself in its title. Text on a cell of a heat map is looked after by another test.
@@ -51,30 +46,13 @@ found.faintDrawn = drawn.filter(e => !e.style.fill.includes('on-heat') &&
   contrast(getComputedStyle(e).fill, ground(e)) < 4.5).map(e => e.textContent);
 found.small = Math.min(...drawn.map(e => parseFloat(getComputedStyle(e).fontSize) * scale(e.getScreenCTM())));
 document.title = JSON.stringify(found);
-</script></body>
+</script>
 """
 
 
 def seen(page, folder, width, scheme):
     """What a page tells of itself, and what the browser says of it."""
-    copy = folder / "copy.html"
-    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
-    # Headless windows have a least width of about 500, so a narrow page is shown in a frame.
-    frame = folder / "frame.html"
-    frame.write_text(
-        f"<iframe id=f src='copy.html' style='width:{width}px;height:4000px;border:0'></iframe><script>"
-        "f.onload = () => document.title = f.contentDocument.title</script>"
-    )
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
-    command += ["--enable-logging=stderr", f"--blink-settings=preferredColorScheme={DARK[scheme]}"]
-    command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run(
-        [*command, Path(frame).as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "HOME": str(folder)},
-    )
+    done = shown(page, PROBE, folder, width, scheme)
     title = re.search(r"<title>(\{.*?)</title>", done.stdout)
     assert title, done.stdout[-500:] + done.stderr[-500:]
     said = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]

@@ -59,7 +59,7 @@ def compare(
         settings=[
             ("Runs", ", ".join(f"{name}: {os.fspath(result.output_dir)}" for name, result in results.items())),
             *_told_once("Machine", {name: result.machine for name, result in results.items()}),
-            *_told_once("Versions", {name: _versions(result) for name, result in results.items()}),
+            *_told_once("Versions", {name: page.versions_line(result.versions) for name, result in results.items()}),
         ],
         notes=[
             f"One run each, scored on the same {first.scored_on} rows.",
@@ -160,7 +160,7 @@ def _differences(results: Mapping[str, DistillationResult]) -> dict[str, Any]:
     for key in keys:
         cells = [each.get(key, "") for each in flat.values()]
         if len(set(cells)) > 1:
-            rows.append([key, *(cell if len(cell) <= _LETTERS else f"{cell[: _LETTERS - 1]}…" for cell in cells)])
+            rows.append([key, *(plots.cut(cell, _LETTERS) for cell in cells)])
     text = "The keys that are not the same in all of them." if rows else "They are the same."
     return {"title": "Where the recipes differ", "text": text, "columns": ["", *results], "rows": rows}
 
@@ -183,7 +183,3 @@ def _told_once(what: str, values: Mapping[str, str]) -> list[tuple[str, str]]:
     if len(set(values.values())) == 1:
         return [(what, next(iter(values.values())))]
     return [(f"{what}, {name}", value) for name, value in values.items()]
-
-
-def _versions(result: DistillationResult) -> str:
-    return ", ".join(f"{name} {version}" for name, version in result.versions.items())

@@ -259,7 +259,7 @@ def _settings(result: DistillationResult) -> list[tuple[str, str]]:
         *((words(key), _plain(value)) for key, value in recipe.items()),
         ("Repeat it", shlex.join(["textbrewer", "distill", os.fspath(result.output_dir / "recipe.yaml")])),
         ("Machine", result.machine),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
+        ("Versions", page.versions_line(result.versions)),
     ]
 
 

@@ -70,6 +70,15 @@ def write_images(folder: str | Path, plots: Sequence[Mapping[str, Any]]) -> list
     return list(files)
 
 
+def versions_line(versions: Mapping[str, str]) -> str:
+    """Versions by package as a page tells them.
+
+    >>> versions_line({"torch": "2.13.0", "python": "3.11"})
+    'torch 2.13.0, python 3.11'
+    """
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
 def _fitted(svg: str) -> dict[str, Any]:
     """An SVG in the colours of the page, and how much room it takes."""
     width = re.match(r'<svg [^>]*?width="([\d.]+)pt"', svg)

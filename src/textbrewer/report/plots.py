@@ -352,7 +352,7 @@ def heat_map(
         across: what the columns are.
         cell: width and height of a cell, in inches.
     """
-    names = [_cut(name) for name in rows], [_cut(name) for name in columns]
+    names = [cut(name) for name in rows], [cut(name) for name in columns]
     upright = max(map(len, names[1])) * 0.09 > cell
     room = [0.45 + 0.085 * max(map(len, names[0])), 0.45 + (0.085 * max(map(len, names[1])) if upright else 0.2)]
 
@@ -419,12 +419,13 @@ def _legend_height(names: Collection[str]) -> float:
 def _legend_above(axes: Axes) -> Any:
     """A legend that hides nothing of the plot."""
     handles, names = axes.get_legend_handles_labels()
-    shown = [_cut(name, most=42) for name in names]
+    shown = [cut(name, most=42) for name in names]
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
     return axes.legend(handles, shown, frameon=False, fontsize=9, ncols=_legend_columns(names), **place)
 
 
-def _cut(name: str, most: int = 18) -> str:
+def cut(name: str, most: int = 18) -> str:
+    """A name of at most so many letters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 

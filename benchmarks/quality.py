@@ -44,6 +44,7 @@ from textbrewer import (
     matches,
     schemes,
 )
+from textbrewer.report.table import spread
 from textbrewer.tasks import Task, TextClassification, TokenClassification, read
 
 LAYERS, DEEP, WIDTH = 3, 6, 384
@@ -435,11 +436,6 @@ def table(runs: Sequence[Mapping[str, Any]], teacher: Mapping[str, Any]) -> str:
 
 def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def spread(values: Sequence[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{deviation}"
 
 
 def parser_of(experiments: Sequence[str], description: str | None, output: str) -> argparse.ArgumentParser:

@@ -42,7 +42,6 @@ from quality import (
     line,
     parser_of,
     recorded,
-    spread,
     sst2,
     table,
 )
@@ -54,6 +53,7 @@ from textbrewer.files import replaced, replaced_folder
 from textbrewer.precision import quantised
 from textbrewer.report.plots import COLOURS, LIGHT, is_on_front, svg_of
 from textbrewer.report.profile import machine, parameters_of, seconds, speed_of, weights_on_disk
+from textbrewer.report.table import spread
 
 
 @dataclass(frozen=True)

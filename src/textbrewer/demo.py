@@ -40,7 +40,7 @@ from . import (
 from .errors import MissingDependencyError, TextBrewerError, count_of
 from .files import replaced_folder
 from .report import page, plots, profile
-from .report.table import print_table
+from .report.table import print_table, spread
 from .students import build_student
 from .tasks import Encoded, TextClassification
 
@@ -363,9 +363,7 @@ def _table(results: dict[str, Any]) -> dict[str, Any]:
     names = ["teacher", *KINDS]
 
     def score(name: str, metric: str) -> str:
-        values = [100 * scores[metric] for scores in results["scores"][name]]
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.1f}{spread}"
+        return spread([100 * scores[metric] for scores in results["scores"][name]])
 
     def retention(name: str, metric: str) -> str:
         mean = statistics.mean(scores[metric] for scores in results["scores"][name])

@@ -158,9 +158,10 @@ class Plan:
 
         def draw(axes: Axes) -> None:
             measured = [each for each in (*self.candidates, self.teacher) if each.latency_ms is not None]
+            front = self.front
             kinds = {
-                "candidates": ([each for each in measured if each not in self.front], COLOURS[0], "o"),
-                "front": (sorted(self.front, key=lambda each: each.latency_ms or 0.0), COLOURS[2], "o-"),
+                "candidates": ([each for each in measured if each not in front], COLOURS[0], "o"),
+                "front": (sorted(front, key=lambda each: each.latency_ms or 0.0), COLOURS[2], "o-"),
                 "chosen": ([self.chosen], COLOURS[1], "D"),
             }
             for name, (some, colour, marker) in kinds.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from ..errors import DataError, MissingDependencyError
+from .table import spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -181,10 +182,10 @@ def quality(scores: Mapping[str, Sequence[float]], label: str) -> Drawing:
             axes.plot(values, [place] * len(values), "o", color=colour, alpha=alpha, markersize=7, markeredgewidth=0)
             mean = statistics.mean(values)
             if len(values) > 1:
-                spread = statistics.stdev(values)
-                axes.errorbar(mean, place + 0.22, xerr=spread, fmt="|", color=colour, capsize=3, markersize=9)
-            text = f"{mean:.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
-            axes.annotate(text, (mean, place - 0.3), ha="center", va="center", fontsize=9)
+                axes.errorbar(
+                    mean, place + 0.22, xerr=statistics.stdev(values), fmt="|", color=colour, capsize=3, markersize=9
+                )
+            axes.annotate(spread(values), (mean, place - 0.3), ha="center", va="center", fontsize=9)
         axes.set_yticks(range(len(scores)), list(scores))
         axes.set_ylim(len(scores) - 0.5, -0.6)
         axes.margins(x=0.15)

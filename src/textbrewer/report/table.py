@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip())
     return "\n".join(lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and behind it the standard deviation where there are several values.
+
+    >>> spread([80.0, 81.0, 82.0]), spread([93.4])
+    ('81.0 ± 1.0', '93.4')
+    """
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"
 
 
 def print_table(table: Mapping[str, Any]) -> None:

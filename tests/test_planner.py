@@ -129,6 +129,17 @@ def test_default_candidates_have_the_teachers_width_of_a_head():
     assert all(each.hidden_size == 8 * each.num_attention_heads for each in found)
 
 
+def test_narrower_candidates_start_with_the_teachers_weights_where_they_can():
+    def starts(given):
+        return {each.hidden_size: each.init for each in default_candidates(given)}
+
+    assert starts(teacher()) == {32: "teacher", 24: "importance", 16: "importance", 8: "importance"}
+    # ELECTRA's map from embeddings of 16 has no place in a student as narrow as they are.
+    electra = teacher_of("Electra", **SIZES, embedding_size=16)
+    assert starts(electra) == {32: "teacher", 24: "importance", 16: "teacher", 8: "importance"}
+    assert starts(teacher_of("DebertaV2", **SIZES)) == dict.fromkeys([32, 24, 16, 8], "teacher")
+
+
 def test_the_table_and_the_json(clock):
     found = plan(teacher(), Limits(max_latency_ms=8, max_params=60_000, threads=1, **SHORT), candidates=GRID)
     lines = str(found).splitlines()

@@ -206,7 +206,8 @@ def plan(
         teacher: a Transformers encoder.
         limits: what the student may cost.
         candidates: sizes to choose from. None makes them: fractions of the teacher's layers, and of its number of heads
-            with the teacher's width of a head and ratio of the feed-forward width.
+            with the teacher's width of a head and ratio of the feed-forward width. What is chosen starts from the
+            teacher's layers, narrowed by importance where it is narrower and its teacher's layers are like BERT's.
         repeats: runs by which the latency of each is measured; at least 2.
         inputs: ``(rows, tokens) -> batch``; None for random tokens without padding.
 
@@ -247,19 +248,34 @@ def plan(
 
 
 def default_candidates(teacher: Any) -> list[StudentConfig]:
-    """Fractions of the teacher's layers × fractions of its heads, without the teacher's own size."""
+    """Fractions of the teacher's layers × fractions of its heads, without the teacher's own size.
+
+    Narrower ones start with ``init="importance"`` where this teacher's weights can be narrowed.
+    """
     config = teacher.config
     head_width = config.hidden_size // config.num_attention_heads
 
     def fractions(number: int) -> list[int]:
         return sorted({max(1, round(number * share / 12)) for share in (1, 2, 3, 4, 6, 8, 12)}, reverse=True)
 
+    starts = {heads: _start_of(teacher, heads * head_width, heads) for heads in fractions(config.num_attention_heads)}
     return [
-        StudentConfig(layers, hidden_size=heads * head_width, num_attention_heads=heads)
+        StudentConfig(layers, hidden_size=heads * head_width, num_attention_heads=heads, init=start)
         for layers in fractions(config.num_hidden_layers)
-        for heads in fractions(config.num_attention_heads)
+        for heads, start in starts.items()
         if (layers, heads) != (config.num_hidden_layers, config.num_attention_heads)
     ]
+
+
+def _start_of(teacher: Any, width: int, heads: int) -> str:
+    """The ``init`` by which a student of this width has most of the teacher; whether it can be narrowed is tried."""
+    if width == teacher.config.hidden_size:
+        return "teacher"
+    try:
+        _built(teacher, StudentConfig(1, hidden_size=width, num_attention_heads=heads), init="importance")
+    except StudentError:
+        return "teacher"
+    return "importance"
 
 
 def _require_sensible(teacher: Any, limits: Limits, candidates: Sequence[StudentConfig] | None, repeats: int) -> None:
@@ -292,8 +308,8 @@ def _threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _built(teacher: nn.Module, config: StudentConfig) -> Any:
-    return build_student_with_report(teacher, config, init="random", seed=0)[0]
+def _built(teacher: nn.Module, config: StudentConfig, init: str = "random") -> Any:
+    return build_student_with_report(teacher, config, init=init, seed=0)[0]
 
 
 def _sized(teacher: nn.Module, config: StudentConfig) -> Candidate:

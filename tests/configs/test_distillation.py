@@ -76,6 +76,7 @@ def test_temperature_schedules_by_name(scheduler):
 
 
 KD = f"one of {', '.join(map(repr, KD_LOSS_MAP))}"
+DEFAULT = "give one, or leave the key out for its default"
 WEIGHT = "one of 'linear_decay', 'linear_growth', 'linear', 'cosine', 'steps'"
 BAD = [
     ("temperature", 0, "greater than 0", "0", ""),
@@ -87,12 +88,12 @@ BAD = [
     ("hard_label_weight", float("nan"), "a finite number", "nan", ""),
     ("hard_label_weight_scheduler", "linear_grow", WEIGHT, "'linear_grow'", "did you mean 'linear_growth'?"),
     ("kd_loss_type", "cee", KD, "'cee'", "did you mean 'ce'?"),
-    ("kd_loss_type", None, KD, "None", ""),
+    ("kd_loss_type", None, KD, "None", DEFAULT),
     ("kd_loss_weight", float("inf"), "a finite number", "inf", ""),
     ("kd_loss_weight_scheduler", 3, WEIGHT, "3", ""),
     ("probability_shift", "perhaps", "a valid boolean, unable to interpret input", "'perhaps'", ""),
     ("intermediate_matches", "x", "a valid list", "'x'", ""),
-    ("is_caching_logits", None, "a valid boolean", "None", ""),
+    ("is_caching_logits", None, "a valid boolean", "None", DEFAULT),
 ]
 
 

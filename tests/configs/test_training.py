@@ -121,6 +121,7 @@ def test_bad_values_are_refused_at_the_start_and_later(name, value, expected, go
         (problem,) = error.problems
         assert (problem.path, problem.got) == (name, got)
         assert problem.expected.startswith(expected)
+        assert ("leave the key out for its default" in str(problem)) is (value is None)
     assert config == TrainingConfig()
 
 

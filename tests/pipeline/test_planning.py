@@ -6,14 +6,17 @@ import json
 import pickle
 
 import pytest
+import torch
 import yaml
 
 from tests.pipeline.small import recipe_of
 from textbrewer import distill
 from textbrewer.errors import ConfigError, StudentError
 from textbrewer.pipeline import Run, examine, fill_cache, plan_in, planning, read_recipe
+from textbrewer.pipeline import run as pipeline_run
 from textbrewer.planner import Limits, Plan, plan
 from textbrewer.report.profile import parameters_of
+from textbrewer.students import build_student
 from textbrewer.students.loading import load_model
 
 SHORT = ["teacher.training.num_steps=1", "training.num_steps=1"]
@@ -74,6 +77,30 @@ def test_the_stored_recipe_has_the_size_that_was_chosen(folder):
     chosen = plan_in(folder).chosen
     student = stored(folder)["student"]
     assert (student["num_layers"], student["hidden_size"]) == (chosen.layers, chosen.width) and "plan" not in student
+
+
+def test_a_narrower_student_starts_with_what_rows_say_is_important(material, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "textbrewer.pipeline")
+    seen = []
+
+    def building(teacher, config, **options):
+        seen.append(options["rows"])
+        # Sums on another number of threads: the same student all the same.
+        student = build_student(teacher, config, **options)
+        student.get_input_embeddings().weight.data.mul_(1 + 1e-7 * len(seen))
+        return student
+
+    monkeypatch.setattr(pipeline_run, "build_student", building)
+    recipe = {**planned_recipe(material, tmp_path / "run", max_params=2_000), "baseline": True}
+    distill(recipe, SHORT)
+    assert stored(tmp_path / "run")["student"]["init"] == "importance"
+    rehearsed, *given = seen
+    assert rehearsed is None and len(given) == 2
+    for rows in given:
+        assert [len(batch["input_ids"]) for batch in rows] == [32, 32] and not any("labels" in batch for batch in rows)
+        assert torch.equal(rows[0]["input_ids"], given[0][0]["input_ids"])
+    distill(recipe, SHORT)
+    assert caplog.text.count("already there") == 4  # the plan, and all three models
 
 
 def test_rows_are_as_long_as_the_longest_of_the_data(folder, material):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,9 +34,11 @@ from ..doctor import Examination, examine
 from ..engine import Schedule
 from ..engine.checkpoint import described, locked
 from ..errors import ConfigError, DataError, Problem, StudentError, UnsupportedError, count_of
+from ..feeding import sides
 from ..files import replaced, replaced_folder
 from ..planner import Plan
 from ..students import build_student
+from ..students.narrowing import NARROWING
 from ..students.presets import preset
 from ..tasks import Encoded, Task
 from ..tasks._needed import needed
@@ -61,6 +64,8 @@ logger = logging.getLogger("textbrewer.pipeline")
 
 RECIPE, WORK = "recipe.yaml", "work"
 TEACHER, STUDENT, BASELINE = "teacher", "student", "baseline"
+_TELLING = 64
+"""Rows by which a teacher's weights are narrowed, in two batches."""
 # What of a training's settings does not change its result.
 _INCIDENTAL = {
     "output_dir",
@@ -165,7 +170,7 @@ class Run:
 
     def _rehearse(self) -> None:
         """Put everything together once, so that what does not fit is told before anything is trained or written."""
-        self._distiller(self._given, self._new_student(self._given), self.recipe.training)
+        self._distiller(self._given, self._new_student(self._given, rehearsed=True), self.recipe.training)
 
     def settle(self) -> None:
         """Choose the student's size, where the recipe has limits for it: before anything is trained or written.
@@ -226,7 +231,7 @@ class Run:
             return self._fit(trainer, model, self.data.labelled, config)
 
         logger.info("teacher: fine-tuning %s on %s", settings.model, count_of(len(self.data.labelled.rows), "row"))
-        return self._made(TEACHER, model, settings.training, train)
+        return self._made(TEACHER, model, settings.training, train, {"model": digest_of_weights(model)})
 
     def _is_to_be_trained(self) -> bool:
         settings = self.recipe.teacher
@@ -255,7 +260,7 @@ class Run:
             "cache": None if kept is None else [kept.dtype, kept.top_k],
         }
         logger.info("student: learning from the teacher on %s", count_of(len(self.data.train.rows), "row"))
-        return self._made(STUDENT, student, settings, train, parts)
+        return self._made(STUDENT, student, settings, train, {"model": self._origin(student), **parts})
 
     @cached_property
     def baseline(self) -> Made:
@@ -270,10 +275,13 @@ class Run:
             return self._fit(trainer, student, self.data.labelled, config)
 
         logger.info("baseline: the same student, %s on the labels alone", count_of(steps, "step"))
-        return self._made(BASELINE, student, settings, train)
+        return self._made(BASELINE, student, settings, train, {"model": self._origin(student)})
 
-    def _new_student(self, teacher: Any) -> Any:
-        """The student before it learns anything, always the same; its size goes into the recipe."""
+    def _new_student(self, teacher: Any, *, rehearsed: bool = False) -> Any:
+        """The student before it learns anything, always the same; its size goes into the recipe.
+
+        Where this is a rehearsal there are no rows yet, and weights alone tell what of the teacher is important.
+        """
         self.settle()
         settings = self.recipe.student
         if settings.model is not None:
@@ -281,7 +289,24 @@ class Run:
             return teacher_of(settings.model, self.task)
         config = student_config(settings.preset, settings.sizes, teacher)
         self.recipe = replace(self.recipe, student=StudentSettings(sizes=_sizes_of(config)))
-        return build_student(teacher, config, seed=self.recipe.seed)
+        rows = self._telling_rows(teacher) if config.init in NARROWING and not rehearsed else None
+        return build_student(teacher, config, seed=self.recipe.seed, rows=rows)
+
+    def _telling_rows(self, teacher: Any) -> list[Any]:
+        """Batches by which the teacher's weights are narrowed."""
+        adaptor = self.task.adaptor(teacher, teacher=True)
+        loader = self.data.train.loader(_TELLING // 2, shuffle_seed=self.recipe.seed)
+        return [adaptor.feed(sides(batch).teacher) for batch in islice(loader, 2)]
+
+    def _origin(self, student: Any) -> str:
+        """What stands for a student's first weights.
+
+        Those of a narrowed one come of sums, whose last digits depend on the number of threads.
+        """
+        sizes = self.recipe.student.sizes
+        if sizes.get("init") in NARROWING:
+            return digest_of({"teacher": digest_of_weights(self.teacher.model), **sizes})
+        return digest_of_weights(student)
 
     def _distillation(self, teacher: Any, student: Any) -> DistillationConfig:
         """The objective, its matches written out for these models."""
@@ -351,11 +376,11 @@ class Run:
         model: Any,
         settings: TrainingSettings,
         train: Callable[[Path], Any],
-        parts: Mapping[str, Any] | None = None,
+        parts: Mapping[str, Any],
     ) -> Made:
         """The model called ``name``: as an earlier run made it of the same parts, or trained now."""
         made_of = {
-            "model": digest_of_weights(model),
+            **parts,
             "data": self.data.key,
             "task": task_settings(self.task),
             "training": _lasting(settings),
@@ -364,7 +389,7 @@ class Run:
             "processes": self.ranks.number,
         }
         # The first one's, since the last digits of what several have trained may differ.
-        key = self.ranks.agree(digest_of({**(parts or {}), **made_of}))
+        key = self.ranks.agree(digest_of(made_of))
         folder, work = self.folder / name, self.folder / WORK / f"{name}-{key}"
         record = once(self.ranks, lambda: self._record_of(folder, key))
         if record is not None:

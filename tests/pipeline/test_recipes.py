@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.small import recipe_of
-from textbrewer.configs.recipe import yaml_value
+from textbrewer.configs.plain_yaml import yaml_value
 from textbrewer.errors import ConfigError, DataError
 from textbrewer.pipeline import read_recipe
 from textbrewer.pipeline.data import table_of

@@ -12,9 +12,8 @@ import yaml
 from tests.export.small import rows
 from tests.pipeline.small import base_model, films, questions, recipe_of, sentences
 from textbrewer import DistillationResult, distill
-from textbrewer.errors import ConfigError, DataError, StudentError
-from textbrewer.pipeline import evaluate, examine, fill_cache, load, predict, read_recipe, train
-from textbrewer.pipeline.run import student_config
+from textbrewer.errors import ConfigError, DataError
+from textbrewer.pipeline import evaluate, examine, fill_cache, predict, read_recipe, train
 from textbrewer.students.loading import load_model
 from textbrewer.tasks import TASKS
 from textbrewer.teachers import TeacherCache
@@ -279,16 +278,6 @@ def test_rows_without_any_label(material, tmp_path):
     with pytest.raises(DataError, match="no column is taken for 'label'"):
         distill(recipe)
     assert not (tmp_path / "run").exists()
-
-
-def test_sizes_of_students(finished):
-    teacher = load(finished.output_dir / "teacher").model
-    assert student_config(None, {}, teacher).num_layers == 2
-    assert student_config(None, {"num_layers": 3}, teacher).num_layers == 3
-    changed = student_config("T4-tiny", {"num_layers": 2}, teacher)
-    assert (changed.num_layers, changed.hidden_size) == (2, 312)
-    with pytest.raises(StudentError, match=r"give student\.model"):
-        student_config(None, {}, torch.nn.Linear(1, 1))
 
 
 def test_a_student_of_ones_own(finished, material, tmp_path):

@@ -133,7 +133,7 @@ def pairs_of(given: Sequence[str] | None, option: str) -> dict[str, Any]:
     Raises:
         ConfigError: one is none.
     """
-    from ..configs.recipe import yaml_value
+    from ..configs.plain_yaml import yaml_value
 
     found = {}
     for each in given or ():

@@ -162,7 +162,9 @@ def _problem(item: dict[str, Any], known: list[str]) -> Problem:
     if kind in ("missing", "missing_argument"):
         return Problem(path, "a value", "nothing")
     expected = context["expected"] if kind == "textbrewer" else item["msg"].removeprefix("Input should be ")
-    hint = context.get("hint", "") or ("give one, or leave the key out for its default" if item["input"] is None else "")
+    hint = context.get("hint", "") or (
+        "give one, or leave the key out for its default" if item["input"] is None else ""
+    )
     return Problem(path, expected, context.get("got", repr(item["input"])), hint)
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from .. import __version__
-from ..configs.recipe import PlanSettings
+from ..configs.recipe import BESIDE_PLAN, PlanSettings
 from ..errors import MissingDependencyError
 from ..files import replaced
 from ..planner import Limits, Plan, plan
 from ..teachers.cache.fingerprint import digest_of_architecture
 from .data import digest_of
+from .settled import sizes_of
 
 logger = logging.getLogger("textbrewer.pipeline")
 
@@ -97,3 +99,9 @@ def remove_plan(folder: Path) -> None:
     """Remove what a plan left in a folder."""
     for name in (PLAN, TABLE, PLOT):
         (folder / name).unlink(missing_ok=True)
+
+
+def is_planned(sizes: Mapping[str, Any], plan: Plan) -> bool:
+    """Whether a student of these sizes is the one that a plan chose."""
+    chosen = sizes_of(plan.chosen.config)
+    return all(sizes.get(key) == value for key, value in chosen.items() if key not in BESIDE_PLAN)

@@ -11,7 +11,8 @@ from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from ..configs.recipe import SOURCES, Recipe, expanded, read_yaml, yaml_value
+from ..configs.plain_yaml import read_yaml, yaml_value
+from ..configs.recipe import SOURCES, Recipe, expanded
 from ..data_utils import Augmenter
 from ..errors import ConfigError, Problem, did_you_mean, one_of
 from ..export import Card

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,27 +19,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import __version__
-from ..configs import DistillationConfig, IntermediateMatch, StudentConfig, TrainingConfig
-from ..configs.recipe import (
-    BESIDE_PLAN,
-    MATCH_RULES,
-    CacheSettings,
-    MatchSettings,
-    Recipe,
-    StudentSettings,
-    TrainingSettings,
-)
+from ..configs import DistillationConfig, IntermediateMatch, TrainingConfig
+from ..configs.recipe import CacheSettings, Recipe, StudentSettings, TrainingSettings
 from ..distillers import BasicTrainer, GeneralDistiller
 from ..doctor import Examination, examine
 from ..engine import Schedule
 from ..engine.checkpoint import described, locked
-from ..errors import ConfigError, DataError, Problem, StudentError, UnsupportedError, count_of
+from ..errors import ConfigError, DataError, Problem, UnsupportedError, count_of
 from ..feeding import sides
 from ..files import replaced, replaced_folder
-from ..planner import Plan
 from ..students import build_student
 from ..students.narrowing import NARROWING
-from ..students.presets import preset
 from ..tasks import Encoded, Task
 from ..tasks._needed import needed
 from ..tasks.adaptor import positions_of
@@ -57,7 +47,8 @@ from .models import (
     tokenizer_of,
     write_record,
 )
-from .planning import Planned, limits_of, plan_in, planned, remove_plan
+from .planning import Planned, is_planned, limits_of, plan_in, planned, remove_plan
+from .settled import lasting, matches_of, scheduler, sizes_of, student_config
 from .together import alike, once, processes
 
 logger = logging.getLogger("textbrewer.pipeline")
@@ -66,18 +57,6 @@ RECIPE, WORK = "recipe.yaml", "work"
 TEACHER, STUDENT, BASELINE = "teacher", "student", "baseline"
 _TELLING = 64
 """Rows by which a teacher's weights are narrowed, in two batches."""
-# What of a training's settings does not change its result.
-_INCIDENTAL = {
-    "output_dir",
-    "log_dir",
-    "log_every",
-    "progress_bar",
-    "keep_last",
-    "save_in_background",
-    "eval_batch_size",
-    "trackers",
-    "tracker_project",
-}
 
 
 @dataclass(frozen=True)
@@ -182,7 +161,7 @@ class Run:
         if settings.plan is not None:
             limits = limits_of(settings.plan, self.data.longest)
             self._planned = once(self.ranks, lambda: planned(self._given, limits, self.folder, anew=self.fresh))
-            sizes = {**_sizes_of(self._planned.plan.chosen.config), **settings.sizes}
+            sizes = {**sizes_of(self._planned.plan.chosen.config), **settings.sizes}
             self.recipe = replace(self.recipe, student=StudentSettings(sizes=sizes))
             alike(self.ranks, self._rehearse)
 
@@ -205,7 +184,7 @@ class Run:
             self._planned.write(self.folder)
             return
         left, student = plan_in(self.folder), self.recipe.student
-        if student.plan is None and not (left and _is_planned(student.sizes, left)):
+        if student.plan is None and not (left and is_planned(student.sizes, left)):
             remove_plan(self.folder)
 
     def _write_recipe(self) -> None:
@@ -288,7 +267,7 @@ class Run:
             self._seed()  # of a head that is new
             return teacher_of(settings.model, self.task)
         config = student_config(settings.preset, settings.sizes, teacher)
-        self.recipe = replace(self.recipe, student=StudentSettings(sizes=_sizes_of(config)))
+        self.recipe = replace(self.recipe, student=StudentSettings(sizes=sizes_of(config)))
         rows = self._telling_rows(teacher) if config.init in NARROWING and not rehearsed else None
         return build_student(teacher, config, seed=self.recipe.seed, rows=rows)
 
@@ -383,7 +362,7 @@ class Run:
             **parts,
             "data": self.data.key,
             "task": task_settings(self.task),
-            "training": _lasting(settings),
+            "training": lasting(settings),
             "seed": self.recipe.seed,
             "version": __version__,
             "processes": self.ranks.number,
@@ -474,7 +453,7 @@ class Run:
             {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-        schedule, arguments = _scheduler(config, total)
+        schedule, arguments = scheduler(config, total)
         with distiller:
             distiller.train(
                 optimizer,
@@ -516,79 +495,3 @@ class Run:
     def _seed(self, process: int = 0) -> None:
         """Everything random from here on, by the recipe's seed; each process of a training draws its own dropout."""
         needed("transformers", "transformers", "a recipe").set_seed((self.recipe.seed + process) % 2**32)
-
-
-def student_config(name: str | None, sizes: Mapping[str, Any], teacher: Any) -> StudentConfig:
-    """The size of a student: a preset's, or half of the teacher's layers, changed by ``sizes``.
-
-    Raises:
-        StudentError: the teacher has no layers to count.
-        ConfigError: a size cannot be used.
-    """
-    if name is not None:
-        base = {each: value for each, value in asdict(cast(Any, preset(name))).items() if value is not None}
-    elif "num_layers" in sizes:
-        base = {}
-    else:
-        layers = getattr(getattr(teacher, "config", None), "num_hidden_layers", None)
-        if layers is None:
-            raise StudentError(
-                f"{type(teacher).__name__} has no layers that half could be taken of; give student.model"
-            )
-        base = {"num_layers": max(1, layers // 2)}
-    return StudentConfig.from_dict({**base, **sizes})
-
-
-def _sizes_of(config: Any) -> dict[str, Any]:
-    """The keys of a :class:`~textbrewer.StudentConfig` that say something."""
-    return {key: value for key, value in asdict(config).items() if value is not None}
-
-
-def _is_planned(sizes: Mapping[str, Any], plan: Plan) -> bool:
-    """Whether a student of these sizes is the one that a plan chose."""
-    chosen = _sizes_of(plan.chosen.config)
-    return all(sizes.get(key) == value for key, value in chosen.items() if key not in BESIDE_PLAN)
-
-
-def matches_of(settings: MatchSettings, teacher: Any, student: Any) -> list[dict[str, Any]]:
-    """The matches of a rule for two models.
-
-    Raises:
-        ConfigError: the rule and the models do not fit each other.
-        StudentError: a model does not tell its layers.
-    """
-    rule, given = MATCH_RULES[settings.rule], dict(settings.options)
-    if settings.rule in ("minilm", "minilmv2"):
-        return rule(**given)
-    depths = [_told_by(model, "num_hidden_layers", "num_layers") for model in (teacher, student)]
-    widths = [_told_by(model, "hidden_size") for model in (teacher, student)]
-    if widths[0] != widths[1] and given.get("features") not in ("attention", ["attention"]):
-        given |= {"teacher_width": widths[0], "student_width": widths[1]}
-    return rule(*depths, **given)
-
-
-def _told_by(model: Any, *names: str) -> int:
-    """A number of a model's config."""
-    for name in names:
-        found = getattr(getattr(model, "config", None), name, None)
-        if isinstance(found, int):
-            return found
-    raise StudentError(
-        f"{type(model).__name__} does not tell its {names[0]}, which matches by rule need; write "
-        "distillation.intermediate_matches, or distillation.matches: none"
-    )
-
-
-def _lasting(settings: TrainingSettings) -> str:
-    """What of the settings changes the result."""
-    kept = {each.name: getattr(settings, each.name) for each in fields(cast(Any, settings))}
-    return described({name: value for name, value in kept.items() if name not in _INCIDENTAL})
-
-
-def _scheduler(config: TrainingSettings, total: int) -> tuple[Callable[..., Any], dict[str, int]]:
-    transformers = needed("transformers", "transformers", "a recipe")
-    growing = {"num_warmup_steps": round(config.warmup * total)}
-    if config.schedule == "constant":
-        return transformers.get_constant_schedule_with_warmup, growing
-    chosen = f"get_{config.schedule}_schedule_with_warmup"
-    return getattr(transformers, chosen), {**growing, "num_training_steps": total}

@@ -23,7 +23,7 @@ from ..students.build import StudentReport
 from ..tasks import Rows, Table, Task, read
 from ..tasks.adaptor import positions_of
 from .models import any_model, config_of, load, tokenizer_of
-from .run import student_config
+from .settled import student_config
 
 Data = str | os.PathLike[str] | Table | Sequence[Any]
 """A file, a folder, a name of the hub, a table, or a list of rows."""

@@ -90,8 +90,8 @@ def _learning(loss: str, **more: Any) -> Method:
     return Method({"temperature": 4, "kd_loss_type": loss, "hard_label_weight": 0.5, **more})
 
 
-def _with(*terms: Any) -> Method:
-    return Method({**SOFT, "hard_label_weight": 0.5, "intermediate_matches": list(terms)})
+def _with(*terms: Any, **more: Any) -> Method:
+    return Method({**SOFT, "hard_label_weight": 0.5, "intermediate_matches": list(terms), **more})
 
 
 MAPS = matches.uniform(DEEP, LAYERS, "attention")
@@ -108,6 +108,7 @@ FAMILIES = {
     "dist": _learning("dist", temperature=1),
     "standardised_kl": _learning("standardised_kl"),
     "kl + hidden_mse": _with(*HIDDEN),
+    "kl + feature_map": _with(*({**each, "loss": "feature_map"} for each in HIDDEN)),
     "kl + cos": _with(*({**each, "loss": "cos_valid"} for each in HIDDEN)),
     "kl + pkd": _with(*({**each, "loss": "pkd"} for each in HIDDEN[1:])),
     "kl + attention_mse": _with(*({**each, "loss": "attention_mse_valid"} for each in MAPS)),
@@ -124,6 +125,8 @@ FAMILIES = {
     "kl + similarity": _with(_match("similarity_preserving", weight=100)),
     "kl + embedding_mse": _with(_match("embedding_mse")),
     "kl + crd": _with(_match(["crd", EXAMPLES, WIDTH, WIDTH], weight=0.1)),
+    "kl, temperature 8 to 1": _learning("kl", temperature_annealing=["linear", 8, 1]),
+    "kl + hidden_mse, weights by uncertainty": _with(*HIDDEN, balance="uncertainty"),
     "features, then logits": replace(_with(*HIDDEN), scheme="in_stages"),
     "mutual": Method({"temperature": 1, "kd_loss_type": "kl", "hard_label_weight": 1}, scheme="mutually"),
     "theseus": Method(scheme="replacing"),

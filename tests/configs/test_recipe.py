@@ -13,6 +13,7 @@ from textbrewer.configs.recipe import (
     Recipe,
     expanded,
     match_options,
+    shared_out,
 )
 from textbrewer.errors import ConfigError
 from textbrewer.planner import Limits
@@ -88,8 +89,19 @@ def test_shorthands():
 
 
 def test_shared_settings_of_files_are_not_those_of_text_without_labels():
-    data = expanded({"data": {"train": "a.csv", "unlabelled": "b.txt", "format": "csv"}})["data"]
+    data = shared_out(expanded({"data": {"train": "a.csv", "unlabelled": "b.txt", "format": "csv"}}))["data"]
     assert data == {"train": {"path": "a.csv", "format": "csv"}, "unlabelled": {"path": "b.txt"}}
+
+
+def test_what_a_file_says_itself_wins_over_what_is_said_of_all():
+    test = {"path": "b.csv", "format": None, "columns": {"label": "gold"}, "options": {"separator": ";"}}
+    shared = {"format": "csv", "columns": {"text": "review", "label": "stars"}}
+    data = shared_out({"data": {"train": {"path": "a.csv"}, "test": test, **shared}})["data"]
+    assert data == {
+        "train": {"path": "a.csv", **shared},
+        "test": {**test, "format": "csv", "columns": {"text": "review", "label": "gold"}},
+    }
+    assert shared_out({"data": "a.csv"}) == {"data": "a.csv"} and shared_out(None) is None
 
 
 def test_every_problem_is_told_at_once_with_its_path():

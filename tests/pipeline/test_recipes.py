@@ -83,6 +83,30 @@ def test_overrides_are_yaml_and_reach_every_place(folder):
     assert recipe.data.train.path == str(folder / "films.csv") and recipe.data.train.options == {"encoding": "latin-1"}
 
 
+def test_overrides_of_what_is_said_of_all_files(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    recipe = {"task": "text_classification", "teacher": "base", "data": {"train": "films.csv", "columns": {}}}
+    recipe["data"]["validation"] = {"path": "films.csv", "columns": {"label": "verdict", "text": "said"}}
+    found = read_recipe(recipe, ["data.columns.label=stars", "data.format=tsv", "data.options={encoding: latin-1}"])
+    assert found.data.train.columns == {"label": "stars"}
+    assert found.data.validation.columns == {"label": "stars", "text": "said"}
+    for source in (found.data.train, found.data.validation):
+        assert (source.format, source.options) == ("tsv", {"encoding": "latin-1"})
+    # So it is of a stored recipe, where each file says it, and of a file that takes the place of another.
+    again = read_recipe(found, ["data.columns.label=grade", "data.train=films.csv", "data.test=films.csv"])
+    assert again.data.train.columns == again.data.test.columns == {"label": "grade"}
+    assert again.data.validation.columns == {"label": "grade", "text": "said"}
+    assert "did you mean 'csv'?" in problems_of(recipe, ["data.format=cvs"])["data.format"]
+
+
+def test_without_an_output_dir_there_is_one_beside_the_recipe(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    (folder / "bare.yaml").write_text("task: text_classification\nteacher: base\ndata: films.csv\n")
+    found = read_recipe(folder / "bare.yaml")
+    assert found.output_dir == str(folder / "runs" / "distilled")
+    assert read_recipe(found.to_dict()).output_dir == found.output_dir
+
+
 @pytest.mark.parametrize(
     ("override", "path", "message"),
     [

@@ -33,6 +33,9 @@ MATCH_RULES: dict[str, Callable[..., matches.Matches]] = {
 """Rules that say which layers are matched, once the depths of both models are known."""
 
 SOURCES = ("train", "validation", "test", "unlabelled")
+SHARED = ("format", "columns", "options")
+"""Keys of a source that may stand beside the sources, for all files with labels."""
+OUTPUT_DIR = "runs/distilled"
 
 _SHORT = {"task": "name", "teacher": "model", "student": "preset", "data": "train", "cache": "path"}
 """The key that a section stands for when it is written as a single text."""
@@ -94,6 +97,8 @@ class TeacherSettings(Config):
         training: how it is fine-tuned, where it is.
         tokenizer: a folder or a name of the hub; None for the model's.
         train: whether it is fine-tuned; ``"auto"`` does so where the model has no head for the task.
+        prune_vocabulary: leave out the tokens that the training rows do not use, of teacher and student alike; see
+            :func:`~textbrewer.prune_vocabulary`.
         revision: of the hub's model and tokenizer.
         trust_remote_code: run the Python code that lies beside the model and its tokenizer.
     """
@@ -102,6 +107,7 @@ class TeacherSettings(Config):
     training: TeacherTrainingSettings
     tokenizer: str | None = None
     train: Literal["auto"] | bool = "auto"
+    prune_vocabulary: bool = False
     revision: str | None = None
     trust_remote_code: bool = False
 
@@ -324,7 +330,7 @@ class Recipe(Config):
     data: DataSettings
     distillation: DistillationConfig
     training: TrainingSettings
-    output_dir: Annotated[str, Field(min_length=1)] = "runs/distilled"
+    output_dir: Annotated[str, Field(min_length=1)] = OUTPUT_DIR
     matches: MatchSettings | None = None
     cache: CacheSettings | None = None
     augmentation: AugmentationSettings | None = None
@@ -340,7 +346,7 @@ class Recipe(Config):
             ConfigError: with every problem in it, whichever section it is in.
         """
         problems: list[Problem] = []
-        found = _sections(expanded(dict_object), problems)
+        found = _sections(shared_out(expanded(dict_object)), problems)
         of_all: list[Problem] = []
         recipe = _checked(cls, found, "", of_all)
         # A section that failed is missed here again; what stands beside the sections is told with their problems.
@@ -387,21 +393,35 @@ def expanded(values: Any) -> Any:
             plain[section] = {}
         elif plain.get(section) in (None, False):
             plain.pop(section, None)
-    if isinstance(plain.get("data"), dict):
-        plain["data"] = _with_sources(plain["data"])
+    data = plain.get("data")
+    if isinstance(data, dict):
+        data |= {name: {"path": data[name]} for name in SOURCES if isinstance(data.get(name), (str, list))}
     return plain
 
 
-def _with_sources(data: dict[str, Any]) -> dict[str, Any]:
-    """Sources written out; ``format``, ``columns`` and ``options`` beside them are those of all files with labels."""
-    shared = {key: data[key] for key in ("format", "columns", "options") if key in data}
-    found = {key: value for key, value in data.items() if key not in shared}
+def shared_out(values: Any) -> Any:
+    """An :func:`expanded` recipe in which every file with labels has what ``data`` says of all of them.
+
+    What it says itself wins, of ``columns`` and ``options`` key by key.
+
+    >>> shared_out({"data": {"train": {"path": "a.csv"}, "columns": {"text": "review"}}})
+    {'data': {'train': {'columns': {'text': 'review'}, 'path': 'a.csv'}}}
+    """
+    if not isinstance(values, Mapping) or not isinstance(values.get("data"), Mapping):
+        return values
+    given = values["data"]
+    shared = {key: given[key] for key in SHARED if key in given}
+    data = {key: value for key, value in given.items() if key not in shared}
     for name in SOURCES:
-        if isinstance(found.get(name), (str, list)):
-            found[name] = {"path": found[name]}
-        if isinstance(found.get(name), Mapping) and name != "unlabelled":
-            found[name] = {**shared, **found[name]}
-    return found
+        if isinstance(data.get(name), Mapping) and name != "unlabelled":
+            own = {key: value for key, value in data[name].items() if value is not None or key not in shared}
+            merged = {
+                key: {**value, **own[key]}
+                for key, value in shared.items()
+                if isinstance(value, Mapping) and isinstance(own.get(key), Mapping)
+            }
+            data[name] = {**shared, **own, **merged}
+    return {**values, "data": data}
 
 
 def _sections(values: Any, problems: list[Problem]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Models as files that serve: ONNX, int8, and a folder with all that is needed to use them without PyTorch."""
 
 from .card import Card
-from .folder import ExportReport, export, export_model
+from .folder import ExportReport, export, export_model, require_exportable
 from .graph import write_onnx
 from .int8 import quantise
 from .measured import Variant, differences
@@ -16,5 +16,6 @@ __all__ = [
     "export",
     "export_model",
     "quantise",
+    "require_exportable",
     "write_onnx",
 ]

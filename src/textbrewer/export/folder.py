@@ -160,12 +160,9 @@ def export_model(
         ConfigError: a key of ``card`` is unknown.
         TextBrewerError: the ONNX model differs from PyTorch's by more than ``tolerance``.
     """
-    require_packages("onnx", "onnxscript", "onnxruntime", "tokenizers")
     facts = card if isinstance(card, Card) else Card.from_dict(card or {})
-    _require_fast(tokenizer)
-    _require_free(Path(output))
     chosen = task or task_for(model, tokenizer)
-    require_script(chosen)
+    require_exportable(chosen, tokenizer, output)
     encoded = chosen.encode(rows_of(chosen, data), tokenizer)
     given = on_cpu(model)
     chosen.adaptor(given)  # refuses a model with other labels
@@ -198,6 +195,20 @@ def export_model(
         _write(beside / "predict.py", script_of(chosen))
         _write(beside / "README.md", _card(facts, report, chosen))
     return report
+
+
+def require_exportable(task: Task, tokenizer: Any, output: str | Path) -> None:
+    """Refuse what :func:`export_model` could not finish, as far as it can be told without the model.
+
+    Raises:
+        MissingDependencyError: the extra ``export`` is not installed.
+        UnsupportedError: the task or the tokenizer cannot be exported.
+        DataError: there is no tokenizer, or ``output`` is a folder of something else.
+    """
+    require_packages("onnx", "onnxscript", "onnxruntime", "tokenizers")
+    require_script(task)
+    _require_fast(tokenizer)
+    _require_free(Path(output))
 
 
 def _require_fast(tokenizer: Any) -> None:

@@ -34,6 +34,7 @@ class Data:
         validation: rows by which the best model is chosen.
         test: rows that are scored once; None where there are none.
         reports: what was found in each source.
+        tokenizer: a digest of what divides them.
     """
 
     labelled: Encoded
@@ -41,11 +42,12 @@ class Data:
     validation: Encoded
     test: Encoded | None
     reports: Sequence[str]
+    tokenizer: str
 
     @cached_property
     def key(self) -> str:
-        """A digest of all rows that a model is made of."""
-        return digest_of([list(part.rows) for part in (self.labelled, self.train, self.validation)])
+        """A digest of all that a model reads."""
+        return digest_of([self.tokenizer, *(list(part.rows) for part in (self.labelled, self.train, self.validation))])
 
     @cached_property
     def longest(self) -> int:
@@ -60,13 +62,37 @@ class Data:
     @cached_property
     def scored_key(self) -> str:
         """A digest of them."""
-        return digest_of(list(self.scored.rows))
+        return digest_of([self.tokenizer, list(self.scored.rows)])
+
+    def divided_by(self, task: Task, tokenizer: Any) -> Data:
+        """The same rows, encoded by another tokenizer."""
+
+        def encoded(part: Encoded) -> Encoded:
+            return task.encode(Rows(part.rows, part.report, task.target), tokenizer)
+
+        return replace(
+            self,
+            labelled=encoded(self.labelled),
+            train=encoded(self.train),
+            validation=encoded(self.validation),
+            test=None if self.test is None else encoded(self.test),
+            tokenizer=digest_of_tokenizer(tokenizer),
+        )
 
 
 def digest_of(value: Any) -> str:
     """16 hexadecimal digits for plain values."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def digest_of_tokenizer(tokenizer: Any) -> str:
+    """A digest of how a tokenizer divides texts; the lengths it was last called with are none of it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return digest_of([type(tokenizer).__name__, tokenizer.get_vocab()])
+    described = json.loads(backend.to_str())
+    return digest_of({key: value for key, value in described.items() if key not in ("padding", "truncation")})
 
 
 def table_of(source: SourceSettings) -> Table:
@@ -187,7 +213,14 @@ def data_of(
         reports.append(str(lengths))
     for report in reports:
         logger.info("%s", report)
-    return Data(encoded[0], encoded[1], encoded[2], None if test is None else task.encode(test, tokenizer), reports)
+    return Data(
+        labelled=encoded[0],
+        train=encoded[1],
+        validation=encoded[2],
+        test=None if test is None else task.encode(test, tokenizer),
+        reports=reports,
+        tokenizer=digest_of_tokenizer(tokenizer),
+    )
 
 
 def _parted(rows: Rows) -> tuple[Rows, Rows]:

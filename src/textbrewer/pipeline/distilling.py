@@ -20,6 +20,7 @@ from ..report import profile
 from ..tasks.scores import told
 from ..teachers import CacheFilling
 from .findings import keep_findings
+from .models import hub_options, is_trained_for
 from .recipes import RecipeLike, read_recipe
 from .results import DistillationResult, write_report
 from .run import Made, Run
@@ -70,9 +71,16 @@ def train(
         DataError: the rows cannot be used.
     """
     chosen = read_recipe(recipe, overrides)
-    if chosen.teacher.train == "auto":
-        chosen = replace(chosen, teacher=replace(chosen.teacher, train=True))
+    given = chosen.teacher
+    if given.train == "auto":
+        chosen = replace(chosen, teacher=replace(given, train=True))
     run = Run(chosen, resume=resume, fresh=fresh)
+    if given.train == "auto" and is_trained_for(given.model, run.task.model_class, **hub_options(given)):
+        logger.warning(
+            "%s has a head for this task, and distill takes it as it is; with teacher.train=true it takes what is "
+            "trained now",
+            given.model,
+        )
     with run.held():
         made = run.teacher
     record = made.record
@@ -159,15 +167,28 @@ def examine(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Examination:
 
 
 def _finished(run: Run, models: Mapping[str, Made]) -> DistillationResult:
-    """What is made of models that are done: the folder to deploy, measurements, the page."""
+    """What is made of models that are done: measurements, the page, the folder to deploy."""
+    _keep_findings(run, models)
+    result = _written(_result(run, models))
     settings = run.recipe.export
-    exported = None if settings is None else _exported(run, settings)
+    if settings is None:
+        return result
+    # After all else, so that what was learned is told even where the export fails.
+    exported = _exported(run, settings)
+    _keep_findings(run, models, exported)
+    return _written(replace(result, exported=exported))
+
+
+def _keep_findings(run: Run, models: Mapping[str, Made], exported: Path | None = None) -> None:
     teacher, student = (models[name].model for name in ("teacher", "student"))
     keep_findings(run.folder, run.task, teacher, student, run.data.scored, run.tokenizer, exported=exported)
-    result = _result(run, models, exported)
+
+
+def _written(result: DistillationResult) -> DistillationResult:
+    """The result, once its numbers and its page are in the folder of the run."""
     result.write()
     try:
-        page = write_report(run.folder)
+        page = write_report(result.output_dir)
     except MissingDependencyError as error:
         logger.warning("no page: %s", error)
         return result
@@ -176,7 +197,7 @@ def _finished(run: Run, models: Mapping[str, Made]) -> DistillationResult:
     return result
 
 
-def _result(run: Run, models: Mapping[str, Made], exported: Path | None) -> DistillationResult:
+def _result(run: Run, models: Mapping[str, Made]) -> DistillationResult:
     used = {"textbrewer": __version__, "python": platform.python_version()}
     return DistillationResult(
         output_dir=run.folder,
@@ -193,7 +214,6 @@ def _result(run: Run, models: Mapping[str, Made], exported: Path | None) -> Dist
         data=list(run.data.reports),
         machine=profile.machine(),
         versions={**used, **{name: version(name) for name in ("torch", "transformers")}},
-        exported=exported,
     )
 
 

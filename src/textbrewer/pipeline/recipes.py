@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ..configs.plain_yaml import read_yaml, yaml_value
-from ..configs.recipe import SOURCES, Recipe, expanded
+from ..configs.recipe import OUTPUT_DIR, SHARED, SOURCES, Recipe, expanded
 from ..data_utils import Augmenter
 from ..errors import ConfigError, Problem, did_you_mean, one_of
 from ..export import Card
@@ -51,6 +51,7 @@ def read_recipe(source: RecipeLike, overrides: Sequence[str] = ()) -> Recipe:
     here = Path.cwd()
     problems: list[Problem] = []
     if isinstance(values, dict):
+        values.setdefault("output_dir", OUTPUT_DIR)
         _locate(values, base)
         for override in overrides:
             values = _overridden(values, override, here, problems)
@@ -109,8 +110,18 @@ def _overridden(values: dict[str, Any], override: str, here: Path, problems: lis
                 place[index] = {}
             place = place[index]
     changed = cast(dict[str, Any], expanded(changed))
+    if keys[0] == "data" and len(keys) > 1 and keys[1] in SHARED:
+        _unsay(changed["data"], keys[1:])
     _locate(changed, here, within=key.strip())
     return changed
+
+
+def _unsay(data: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Take from the files with labels what a change says of all of them, so that it counts."""
+    for name in SOURCES:
+        holder = _at(data, (name, *keys[:-1]))
+        if isinstance(holder, dict) and name != "unlabelled":
+            holder.pop(keys[-1], None)
 
 
 def _fill_in(values: dict[str, Any]) -> None:
@@ -137,10 +148,10 @@ def _unknown_names(values: Mapping[str, Any]) -> list[Problem]:
     if isinstance(student, dict) and isinstance(student.get("preset"), str):
         way_out = "a student that is there is `student: {model: folder}`"
         problems += _known(student["preset"], STUDENT_PRESETS, "student.preset", way_out)
-    for keys in _DATA:
-        format = _at(values, (*keys[:2], "format"))
+    for keys in (("data", "format"), *(("data", name, "format") for name in SOURCES)):
+        format = _at(values, keys)
         if isinstance(format, str):
-            problems += _known(format, FORMATS, ".".join((*keys[:2], "format")))
+            problems += _known(format, FORMATS, ".".join(keys))
     augmentation = values.get("augmentation")
     if isinstance(augmentation, dict):
         known = {key: augmentation[key] for key in ("n", "operations") if key in augmentation}

@@ -27,8 +27,9 @@ from ..engine import Schedule
 from ..engine.checkpoint import described, locked
 from ..errors import ConfigError, DataError, Problem, UnsupportedError, count_of
 from ..feeding import sides
+from ..export import require_exportable
 from ..files import replaced, replaced_folder
-from ..students import build_student
+from ..students import build_student, prune_vocabulary
 from ..students.narrowing import NARROWING
 from ..tasks import Encoded, Task
 from ..tasks._needed import needed
@@ -55,8 +56,11 @@ logger = logging.getLogger("textbrewer.pipeline")
 
 RECIPE, WORK = "recipe.yaml", "work"
 TEACHER, STUDENT, BASELINE = "teacher", "student", "baseline"
-_TELLING = 64
-"""Rows by which a teacher's weights are narrowed, in two batches."""
+EXPORT = "export"
+_TELLING, _MOST_AT_ONCE = 64, 32
+"""Rows by which a teacher's weights are narrowed, and sequences of a batch of them."""
+_WRITTEN = "# Written by textbrewer "
+"""How the recipe begins that a run writes."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +122,23 @@ class Run:
         self.tokenizer = tokenizer_of(teacher.tokenizer or teacher.model, **self._options)
         if recipe.student.plan is None:
             self._rehearse()
+        if recipe.export is not None:
+            require_exportable(self.task, self.tokenizer, self.folder / EXPORT)
         self.data: Data = data_of(recipe.data, self.task, self.tokenizer, recipe.seed, recipe.augmentation, table)
+        if teacher.prune_vocabulary:
+            self._prune()
+
+    def _prune(self) -> None:
+        """Leave out of teacher and tokenizer the tokens that the training rows do not use."""
+        pruned = prune_vocabulary(self._given, self.tokenizer, self.task.tokens_of(self.data.train))
+        logger.info("teacher: %s", pruned)
+        self._given, self.tokenizer = pruned.model.eval(), pruned.tokenizer
+        self.data = self.data.divided_by(self.task, self.tokenizer)
 
     def _require_free(self) -> None:
         """Refuse to write among files of something else."""
         there = {each.name for each in self.folder.iterdir()} if self.folder.is_dir() else set()
-        if there and not there & {RECIPE, WORK}:
+        if there and not _is_written_by_a_run(self.folder / RECIPE):
             raise DataError(
                 f"output_dir: {self.folder} holds other things than a run ({', '.join(sorted(there)[:3])}); "
                 "give a new folder"
@@ -191,7 +206,7 @@ class Run:
         """The recipe with all that was found out, which repeats this run."""
         text = yaml.safe_dump(self.recipe.to_dict(), sort_keys=False, allow_unicode=True, width=100)
         with replaced(self.folder / RECIPE) as beside:
-            beside.write_text(f"# Written by textbrewer {__version__}; it repeats this run.\n{text}", encoding="utf-8")
+            beside.write_text(f"{_WRITTEN}{__version__}; it repeats this run.\n{text}", encoding="utf-8")
 
     # The three models.
 
@@ -268,14 +283,18 @@ class Run:
             return teacher_of(settings.model, self.task)
         config = student_config(settings.preset, settings.sizes, teacher)
         self.recipe = replace(self.recipe, student=StudentSettings(sizes=sizes_of(config)))
-        rows = self._telling_rows(teacher) if config.init in NARROWING and not rehearsed else None
+        rows = None
+        if config.init in NARROWING and not rehearsed:
+            # A teacher that was just trained may be on an accelerator, one that was found is not: sums must be alike.
+            rows = self._telling_rows(teacher.cpu())
         return build_student(teacher, config, seed=self.recipe.seed, rows=rows)
 
-    def _telling_rows(self, teacher: Any) -> list[Any]:
-        """Batches by which the teacher's weights are narrowed."""
+    def _telling_rows(self, teacher: Any) -> Iterator[Any]:
+        """Batches by which the teacher's weights are narrowed, no larger than those of the training."""
         adaptor = self.task.adaptor(teacher, teacher=True)
-        loader = self.data.train.loader(_TELLING // 2, shuffle_seed=self.recipe.seed)
-        return [adaptor.feed(sides(batch).teacher) for batch in islice(loader, 2)]
+        size = max(1, min(_MOST_AT_ONCE, self.recipe.training.batch_size) // self.data.train.sequences)
+        loader = self.data.train.loader(size, shuffle_seed=self.recipe.seed)
+        return (adaptor.feed(sides(batch).teacher) for batch in islice(loader, -(-_TELLING // size)))
 
     def _origin(self, student: Any) -> str:
         """What stands for a student's first weights.
@@ -313,6 +332,8 @@ class Run:
 
     def fill_cache(self) -> CacheFilling:
         """Fill the cache with what the student will ask of the teacher; see :meth:`TeacherCache.build`."""
+        if self.recipe.cache is None:
+            logger.warning("distill reads this cache only where the recipe says so: cache: true")
         student = self._new_student(self.teacher.model)
         settings = self.recipe.training
         with self._cache(self.recipe.cache or CacheSettings()) as cache:
@@ -495,3 +516,11 @@ class Run:
     def _seed(self, process: int = 0) -> None:
         """Everything random from here on, by the recipe's seed; each process of a training draws its own dropout."""
         needed("transformers", "transformers", "a recipe").set_seed((self.recipe.seed + process) % 2**32)
+
+
+def _is_written_by_a_run(recipe: Path) -> bool:
+    """Whether a recipe is one that a run left, not one of the user's."""
+    try:
+        return recipe.read_text(encoding="utf-8").startswith(_WRITTEN)
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -131,6 +131,10 @@ class MaskedLM(Task):
             return given
         raise DataError(f"predict: expected a text or a dict, got {type(given).__name__}")
 
+    def tokens_of(self, encoded: Encoded) -> Iterator[Any]:
+        """The texts, since tokens are masked in what is made of them."""
+        return (row["text"] for row in encoded.rows)
+
     # Batches.
 
     def encoded(self, rows: Rows, tokenizer: Any) -> Encoded:

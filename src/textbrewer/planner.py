@@ -349,5 +349,6 @@ def _nothing_fits(candidates: Sequence[Candidate], limits: Limits) -> str:
     return (
         f"plan: none of {count_of(len(candidates), 'candidate')} has at most {limits}; the closest is {closest} with "
         f"{closest.parameters:,} parameters, {closest.megabytes:.1f} MB{latency}. Allow more, give smaller candidates, "
-        f"or prune the vocabulary first: {share:.0%} of these parameters are embeddings"
+        f"or prune the vocabulary first, as teacher.prune_vocabulary does in a recipe: {share:.0%} of these parameters "
+        "are embeddings"
     )

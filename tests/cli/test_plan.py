@@ -39,6 +39,21 @@ def test_a_planned_student_is_built_and_told(run, teacher, tmp_path):
     assert (tmp_path / "plan.svg").read_text().startswith("<svg")
 
 
+def test_without_the_tokens_that_a_file_lacks_more_fits(run, teacher, tmp_path):
+    texts = films(tmp_path / "films.csv", 20)
+    limit = ("--plan", "--max-params", "3000", "--length", "8", "--json")
+    plain, pruned = (
+        json.loads(run("student", teacher, tmp_path / name, *limit, *more).stdout)["plan"]["chosen"]
+        for name, more in (("plain", []), ("pruned", ["--texts", texts]))
+    )
+    assert pruned["capacity"] >= plain["capacity"]
+    assert (
+        pruned["parameters"] - pruned["capacity"]
+        < pruned["width"] * (plain["parameters"] - plain["capacity"]) / (plain["width"])
+    )
+    assert (tmp_path / "pruned" / "teacher" / "config.json").is_file() and not (tmp_path / "plain" / "teacher").exists()
+
+
 def test_the_table_is_shown(run, teacher, tmp_path):
     shown = run("student", teacher, tmp_path / "one", *LIMITS).stdout
     assert (
@@ -60,6 +75,7 @@ def test_the_table_is_shown(run, teacher, tmp_path):
             "none of 7 candidates has at most 3 parameters; the closest",
         ),
         (["--plan", "--max-params", "3"], "takes 40 tokens a row, got length=128"),
+        (["--texts", "nothing.csv"], "there is no file or folder"),
     ],
 )
 def test_wrong_input_ends_with_2_and_leaves_nothing(run, teacher, tmp_path, arguments, message):

@@ -94,12 +94,12 @@ def test_shared_settings_of_files_are_not_those_of_text_without_labels():
 
 
 def test_what_a_file_says_itself_wins_over_what_is_said_of_all():
-    test = {"path": "b.csv", "format": None, "columns": {"label": "gold"}, "options": {"separator": ";"}}
+    test = {"path": "b.csv", "format": None, "columns": {"label": "gold"}, "options": {}}
     shared = {"format": "csv", "columns": {"text": "review", "label": "stars"}}
     data = shared_out({"data": {"train": {"path": "a.csv"}, "test": test, **shared}})["data"]
     assert data == {
         "train": {"path": "a.csv", **shared},
-        "test": {**test, "format": "csv", "columns": {"text": "review", "label": "gold"}},
+        "test": {**test, "format": "csv"},
     }
     assert shared_out({"data": "a.csv"}) == {"data": "a.csv"} and shared_out(None) is None
 

@@ -12,8 +12,9 @@ import yaml
 from tests.export.small import rows
 from tests.pipeline.small import base_model, films, questions, recipe_of, sentences
 from textbrewer import DistillationResult, distill
-from textbrewer.errors import ConfigError, DataError
-from textbrewer.pipeline import evaluate, examine, fill_cache, predict, read_recipe, train
+from textbrewer.errors import ConfigError, DataError, TextBrewerError, UnsupportedError
+from textbrewer.pipeline import evaluate, examine, fill_cache, load, predict, read_recipe, train
+from textbrewer.pipeline.models import tokenizer_of
 from textbrewer.students.loading import load_model
 from textbrewer.tasks import TASKS
 from textbrewer.teachers import TeacherCache
@@ -141,6 +142,83 @@ def test_train_makes_the_teacher_that_distill_finds(material, tmp_path, caplog):
     assert fill_cache(recipe).computed == 0
 
 
+def test_a_cache_that_distill_would_not_read_is_told(material, tmp_path, caplog):
+    recipe = {**recipe_of(material, output_dir=str(tmp_path / "run")), "data": {"train": str(material / "train.csv")}}
+    short = ["teacher.training.num_steps=1", "training.num_steps=1"]
+    fill_cache(recipe, short)
+    assert "only where the recipe says so: cache: true" in caplog.text
+    caplog.clear()
+    fill_cache({**recipe, "cache": True}, short)
+    assert "only where" not in caplog.text
+
+
+def test_a_trained_teacher_that_is_trained_again_is_told(finished, material, tmp_path, caplog):
+    recipe = recipe_of(material, teacher=str(finished.output_dir / "teacher"), output_dir=str(tmp_path / "run"))
+    train(recipe, ["teacher.training.num_steps=1"])
+    assert "distill takes it as it is; with teacher.train=true it takes what is trained now" in caplog.text
+    caplog.clear()
+    train(recipe, ["teacher.training.num_steps=1", "teacher.train=true"])
+    assert "as it is" not in caplog.text
+
+
+def test_another_tokenizer_makes_everything_again(finished, material, tmp_path, caplog):
+    shutil.copytree(finished.output_dir, tmp_path / "run")
+    other = tmp_path / "other"
+    tokenizer = tokenizer_of(material / "base")
+    tokenizer.save_pretrained(other)
+    described = json.loads((other / "tokenizer.json").read_text())
+    words = described["model"]["vocab"]
+    words["good"], words["bad"] = words["bad"], words["good"]
+    (other / "tokenizer.json").write_text(json.dumps(described))
+    caplog.set_level("INFO", "textbrewer.pipeline")
+    short = ["training.num_steps=1", "teacher.training.num_steps=1", "baseline=false"]
+    place = f"output_dir={tmp_path / 'run'}"
+    distill(finished.output_dir / "recipe.yaml", [place, f"teacher.tokenizer={other}", *short])
+    assert "already there" not in caplog.text
+    distill(finished.output_dir / "recipe.yaml", [place, f"teacher.tokenizer={other}", *short])
+    assert caplog.text.count("already there") == 2
+
+
+def test_a_vocabulary_pruned_to_the_training_rows(material, tmp_path, caplog):
+    films(tmp_path / "train.csv", 240)
+    recipe = recipe_of(material, output_dir=str(tmp_path / "run"))
+    recipe["teacher"]["prune_vocabulary"] = True
+    result = distill(recipe)
+    student, teacher = (load(result.output_dir / name) for name in ("student", "teacher"))
+    words = student.tokenizer.get_vocab()
+    assert "good" in words and not {"bern", "rome"} & set(words)
+    assert words == teacher.tokenizer.get_vocab() and len(words) == student.model.config.vocab_size
+    assert result.scores["student"]["accuracy"] > 0.8
+    caplog.set_level("INFO", "textbrewer.pipeline")
+    distill(recipe)
+    assert caplog.text.count("already there") == 2
+
+
+def test_an_export_that_cannot_be_is_told_before_anything_is_trained(material, tmp_path):
+    recipe = recipe_of(material, task="masked_lm", export=True, output_dir=str(tmp_path / "run"))
+    with pytest.raises(UnsupportedError, match="masked_lm"):
+        distill(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_export_that_fails_leaves_the_rest(material, tmp_path):
+    recipe = recipe_of(material, export={"tolerance": 1e-30}, output_dir=str(tmp_path / "run"))
+    short = ["training.num_steps=1", "teacher.training.num_steps=1"]
+    with pytest.raises(TextBrewerError, match="tolerance"):
+        distill(recipe, short)
+    result = DistillationResult.of_folder(tmp_path / "run")
+    assert result.exported is None and result.report is not None and result.report.is_file()
+    assert distill(recipe, [*short, "export.tolerance=1e-3"]).exported == tmp_path / "run" / "export"
+
+
+def test_a_recipe_of_ones_own_is_not_written_over(material, tmp_path):
+    own = tmp_path / "recipe.yaml"
+    own.write_text("# mine\n")
+    with pytest.raises(DataError, match="holds other things than a run"):
+        distill(recipe_of(material, output_dir=str(tmp_path)))
+    assert own.read_text() == "# mine\n"
+
+
 def test_a_teacher_that_is_fine_tuned_is_taken_as_it_is(finished, material, tmp_path):
     recipe = recipe_of(
         material,
@@ -250,8 +328,8 @@ def test_a_folder_of_something_else_is_left_alone(material, tmp_path):
     with pytest.raises(DataError, match=r"holds other things than a run \(notes\.txt\)"):
         distill(recipe_of(material, output_dir=str(tmp_path)))
     run = tmp_path / "run"
-    (run / "work").mkdir(parents=True)
-    (run / "teacher").mkdir()
+    (run / "teacher").mkdir(parents=True)
+    (run / "recipe.yaml").write_text("# Written by textbrewer 1.0; it repeats this run.\n")
     (run / "teacher" / "model.safetensors").write_text("precious")
     with pytest.raises(DataError, match=r"teacher is there and was not made by a run"):
         distill(recipe_of(material, output_dir=str(run)))

@@ -9,7 +9,8 @@ import pytest
 from tests.pipeline.small import base_model, films
 from textbrewer import StudentConfig
 from textbrewer.errors import ConfigError, DataError, StudentError
-from textbrewer.pipeline import evaluate, inspect, load, make_student, predict
+from textbrewer.pipeline import evaluate, inspect, load, make_student, plan_in, predict
+from textbrewer.planner import Limits
 from textbrewer.students.loading import load_model
 from textbrewer.tasks import TextClassification
 
@@ -74,6 +75,26 @@ def test_a_student_to_begin_with(finished, tmp_path):
     with pytest.raises(StudentError):
         make_student(teacher, tmp_path / "nine", {"num_layers": 9})
     assert not (tmp_path / "nine").exists()
+
+
+def test_a_student_with_the_tokens_of_some_texts(finished, material, tmp_path):
+    teacher, texts = finished.output_dir / "teacher", ["a good film", {"text": "the bad one", "more": ["was", 3]}]
+    report = make_student(teacher, tmp_path / "small", {"num_layers": 1}, texts=[{"text": text} for text in texts])
+    small, pruned = load(tmp_path / "small"), load(tmp_path / "small" / "teacher")
+    assert report.student_parameters < load(teacher).model.num_parameters()
+    assert small.tokenizer.get_vocab() == pruned.tokenizer.get_vocab() and "long" not in small.tokenizer.get_vocab()
+    assert {"good", "film", "bad", "was"} <= set(small.tokenizer.get_vocab())
+    whole, other = (predict(folder, ["a good film"])[0]["scores"] for folder in (teacher, tmp_path / "small/teacher"))
+    assert other == pytest.approx(whole, abs=1e-6)
+
+
+def test_a_student_within_limits(finished, tmp_path):
+    teacher = finished.output_dir / "teacher"
+    make_student(teacher, tmp_path / "small", limits=Limits(max_params=3_000, length=8))
+    assert load(tmp_path / "small").model.num_parameters() == plan_in(tmp_path / "small").chosen.parameters <= 3_000
+    with pytest.raises(ConfigError, match="limits or a size, not both"):
+        make_student(teacher, tmp_path / "other", "T6", limits=Limits(max_params=3_000))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_recurrent_student_is_used_like_any_other(finished, tmp_path, material):

@@ -211,6 +211,9 @@ def student(
     length: Annotated[int, typer.Option(min=1, help="Tokens of a row, of a plan.")] = 128,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads, of a plan.")] = None,
     plot: Annotated[Path | None, typer.Option(help="An SVG file for the plot of a plan.")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="A file: tokens that its texts lack are left out, of OUTPUT/teacher too.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Build a student from a teacher: of a size that is given, or planned for limits, else of half of its layers.
@@ -220,11 +223,10 @@ def student(
     - `textbrewer student runs/films/teacher films-student num_layers=3`
     - `textbrewer student bert-base-uncased tiny --preset T4-tiny`
     - `textbrewer student runs/films/teacher fast --plan --max-latency-ms 5 --threads 2 --plot plan.svg`
+    - `textbrewer student bert-base-uncased small --plan --max-mb 20 --texts films.csv`
     """
     from .. import pipeline
-    from ..pipeline.models import any_model
     from ..planner import Limits
-    from ..planner import plan as plan_for
 
     chosen = pairs_of(sizes, "sizes")
     if preset is not None and chosen:
@@ -232,18 +234,18 @@ def student(
     limits = Limits(max_latency_ms, max_mb, max_params, batch, length, threads)
     if not plan and (str(limits) or plot):
         raise ConfigError("student", [Problem("--plan", "--plan with limits and --plot", "none")])
-    if not plan:
-        report = pipeline.make_student(teacher, output, preset or chosen or None, seed=seed)
-        show({"folder": str(output), **asdict(report)}, json, f"{output}\n{report}")
+    size = preset or chosen or None
+    if plan and size is not None:
+        raise ConfigError("student", [Problem("--plan", "a plan or a size, not both", repr(size))])
+    report = pipeline.make_student(teacher, output, size, seed=seed, limits=limits if plan else None, texts=texts)
+    told = {"folder": str(output), **asdict(report)}
+    found = pipeline.plan_in(output) if plan else None
+    if found is None:
+        show(told, json, f"{output}\n{report}")
         return
-    if preset is not None or chosen:
-        raise ConfigError("student", [Problem("--plan", "a plan or a size, not both", repr(preset or chosen))])
-    found = plan_for(any_model(teacher), limits)
-    report = pipeline.make_student(teacher, output, found.chosen.config, seed=seed)
     if plot:
         plot.write_text(found.svg(), encoding="utf-8")
-    told = {"folder": str(output), **asdict(report), "plan": found.to_dict()}
-    show(told, json, f"{found}\n\n{output}\n{report}")
+    show({**told, "plan": found.to_dict()}, json, f"{found}\n\n{output}\n{report}")
 
 
 @app.command()

@@ -402,7 +402,7 @@ def expanded(values: Any) -> Any:
 def shared_out(values: Any) -> Any:
     """An :func:`expanded` recipe in which every file with labels has what ``data`` says of all of them.
 
-    What it says itself wins, of ``columns`` and ``options`` key by key.
+    What it says itself wins.
 
     >>> shared_out({"data": {"train": {"path": "a.csv"}, "columns": {"text": "review"}}})
     {'data': {'train': {'columns': {'text': 'review'}, 'path': 'a.csv'}}}
@@ -414,13 +414,8 @@ def shared_out(values: Any) -> Any:
     data = {key: value for key, value in given.items() if key not in shared}
     for name in SOURCES:
         if isinstance(data.get(name), Mapping) and name != "unlabelled":
-            own = {key: value for key, value in data[name].items() if value is not None or key not in shared}
-            merged = {
-                key: {**value, **own[key]}
-                for key, value in shared.items()
-                if isinstance(value, Mapping) and isinstance(own.get(key), Mapping)
-            }
-            data[name] = {**shared, **own, **merged}
+            own = {key: value for key, value in data[name].items() if key not in shared or value not in (None, {})}
+            data[name] = {**shared, **own}
     return {**values, "data": data}
 
 

@@ -161,8 +161,9 @@ def export_model(
         TextBrewerError: the ONNX model differs from PyTorch's by more than ``tolerance``.
     """
     facts = card if isinstance(card, Card) else Card.from_dict(card or {})
+    require_exportable(tokenizer, output)
     chosen = task or task_for(model, tokenizer)
-    require_exportable(chosen, tokenizer, output)
+    require_script(chosen)
     encoded = chosen.encode(rows_of(chosen, data), tokenizer)
     given = on_cpu(model)
     chosen.adaptor(given)  # refuses a model with other labels
@@ -197,7 +198,7 @@ def export_model(
     return report
 
 
-def require_exportable(task: Task, tokenizer: Any, output: str | Path) -> None:
+def require_exportable(tokenizer: Any, output: str | Path, task: Task | None = None) -> None:
     """Refuse what :func:`export_model` could not finish, as far as it can be told without the model.
 
     Raises:
@@ -206,9 +207,10 @@ def require_exportable(task: Task, tokenizer: Any, output: str | Path) -> None:
         DataError: there is no tokenizer, or ``output`` is a folder of something else.
     """
     require_packages("onnx", "onnxscript", "onnxruntime", "tokenizers")
-    require_script(task)
     _require_fast(tokenizer)
     _require_free(Path(output))
+    if task is not None:
+        require_script(task)
 
 
 def _require_fast(tokenizer: Any) -> None:

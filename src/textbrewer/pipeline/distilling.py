@@ -23,7 +23,7 @@ from .findings import keep_findings
 from .models import hub_options, is_trained_for
 from .recipes import RecipeLike, read_recipe
 from .results import DistillationResult, write_report
-from .run import Made, Run
+from .run import EXPORT, Made, Run
 from .together import once
 
 logger = logging.getLogger("textbrewer.pipeline")
@@ -254,7 +254,7 @@ def _exported(run: Run, settings: ExportSettings) -> Path:
     report = export_model(
         run.student.model,
         run.tokenizer,
-        run.folder / "export",
+        run.folder / EXPORT,
         rows,
         task=run.task,
         int8=settings.int8,

@@ -111,17 +111,17 @@ def _overridden(values: dict[str, Any], override: str, here: Path, problems: lis
             place = place[index]
     changed = cast(dict[str, Any], expanded(changed))
     if keys[0] == "data" and len(keys) > 1 and keys[1] in SHARED:
-        _unsay(changed["data"], keys[1:])
+        _say_of_all(changed["data"], keys[1:])
     _locate(changed, here, within=key.strip())
     return changed
 
 
-def _unsay(data: Mapping[str, Any], keys: Sequence[str]) -> None:
-    """Take from the files with labels what a change says of all of them, so that it counts."""
+def _say_of_all(data: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Let a change of what is said of all files with labels count for those, too, that say it themselves."""
     for name in SOURCES:
         holder = _at(data, (name, *keys[:-1]))
-        if isinstance(holder, dict) and name != "unlabelled":
-            holder.pop(keys[-1], None)
+        if isinstance(holder, dict) and holder and name != "unlabelled":
+            holder[keys[-1]] = copy.deepcopy(_at(data, keys))
 
 
 def _fill_in(values: dict[str, Any]) -> None:

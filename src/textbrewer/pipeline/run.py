@@ -26,8 +26,8 @@ from ..doctor import Examination, examine
 from ..engine import Schedule
 from ..engine.checkpoint import described, locked
 from ..errors import ConfigError, DataError, Problem, UnsupportedError, count_of
-from ..feeding import sides
 from ..export import require_exportable
+from ..feeding import sides
 from ..files import replaced, replaced_folder
 from ..students import build_student, prune_vocabulary
 from ..students.narrowing import NARROWING
@@ -123,7 +123,7 @@ class Run:
         if recipe.student.plan is None:
             self._rehearse()
         if recipe.export is not None:
-            require_exportable(self.task, self.tokenizer, self.folder / EXPORT)
+            require_exportable(self.tokenizer, self.folder / EXPORT, self.task)
         self.data: Data = data_of(recipe.data, self.task, self.tokenizer, recipe.seed, recipe.augmentation, table)
         if teacher.prune_vocabulary:
             self._prune()

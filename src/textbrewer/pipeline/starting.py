@@ -40,6 +40,8 @@ task:
 teacher:
   model: {teacher}
   training: {{num_epochs: 3, learning_rate: 3.0e-5, batch_size: 32}}
+  # Leaves out the tokens that the training rows do not use: a small student is mostly embeddings.
+  # prune_vocabulary: true
 
 # A preset (T6, T3, T3-small, T4-tiny, T12-nano, ELECTRA-small, BiGRU), or sizes: num_layers, hidden_size and so on.
 # Left out, it has half of the teacher's layers and starts from their weights.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,19 @@ from ..errors import ConfigError, DataError, Problem
 from ..export import ExportReport
 from ..export import export_model as _export_model
 from ..files import replaced_folder
+from ..planner import Limits
 from ..report.inspection import Inspection, inspect_model
 from ..report.profile import bytes_of, machine, parameters_of, speeds
 from ..report.table import aligned
-from ..students import build_student_with_report
+from ..students import build_student_with_report, prune_vocabulary
 from ..students.build import StudentReport
 from ..tasks import Rows, Table, Task, read
 from ..tasks.adaptor import positions_of
 from .models import any_model, config_of, load, tokenizer_of
+from .planning import planned
 from .settled import student_config
+
+logger = logging.getLogger("textbrewer.pipeline")
 
 Data = str | os.PathLike[str] | Table | Sequence[Any]
 """A file, a folder, a name of the hub, a table, or a list of rows."""
@@ -240,6 +245,8 @@ def make_student(
     config: StudentConfig | str | Mapping[str, Any] | None = None,
     *,
     seed: int = 0,
+    limits: Limits | None = None,
+    texts: Data | None = None,
 ) -> StudentReport:
     """Build a student from a saved teacher and save it with the teacher's tokenizer.
 
@@ -248,17 +255,29 @@ def make_student(
         output: the new folder.
         config: a size, a preset's name, or keys of :class:`~textbrewer.StudentConfig`; None takes half of the layers.
         seed: of random weights.
+        limits: choose the size by these instead; :func:`~textbrewer.pipeline.plan_in` reads the plan in ``output``.
+        texts: a file or its rows: tokens that none of its texts has are left out, see
+            :func:`~textbrewer.prune_vocabulary`. The teacher that reads the same ids is then in ``output/teacher``.
 
     Raises:
         ConfigError: there is no such teacher, or a size cannot be used.
-        DataError: ``output`` is there already.
-        StudentError: no student can be built from this teacher.
+        DataError: ``output`` is there already, or ``texts`` cannot be read.
+        StudentError: no student can be built from this teacher, or none keeps to the limits.
     """
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"student: {folder} is there already; choose another folder")
+    if limits is not None and config is not None:
+        raise ConfigError("student", [Problem("limits", "limits or a size, not both", repr(config))])
     config_of(teacher)
     model, tokenizer = any_model(teacher), tokenizer_of(teacher)
+    pruned = None if texts is None else prune_vocabulary(model, tokenizer, _strings_in(list(_table(texts, None, None))))
+    if pruned is not None:
+        logger.info("teacher: %s", pruned)
+        model, tokenizer = pruned.model.eval(), pruned.tokenizer
+    found = None if limits is None else planned(model, limits, folder)
+    if found is not None and found.plan.chosen.config is not None:
+        config = found.plan.chosen.config
     if not isinstance(config, StudentConfig):
         name = config if isinstance(config, str) else None
         config = student_config(name, config if isinstance(config, Mapping) else {}, model)
@@ -266,7 +285,22 @@ def make_student(
     with replaced_folder(folder) as beside:
         student.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
+        if found is not None:
+            found.write(beside)
+        if pruned is not None:
+            pruned.save_pretrained(beside / "teacher")
     return report
+
+
+def _strings_in(value: Any) -> Iterator[str]:
+    """Every text in plain values, however they are nested."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings_in(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _strings_in(each)
 
 
 def _table(data: Data, format: str | None, options: Mapping[str, Any] | None) -> Table:

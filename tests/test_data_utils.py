@@ -502,6 +502,26 @@ def questions(draw):
     return {"context": context, "question": "who?", "answers": {"text": texts, "answer_start": starts}}
 
 
+@pytest.mark.parametrize("key", ["answer_start", "start"])
+@few
+@given(row=questions(), seed=st.integers(0, 99))
+def test_answers_in_a_list_move_as_those_in_columns_do(key, row, seed):
+    texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
+    listed = [{"text": text, key: start, "worker": 3} for text, start in zip(texts, starts, strict=True)]
+    lost = {"text": "elsewhere", key: -1}
+    given = row | {"answers": [*listed, lost]}
+    before = copy.deepcopy(given)
+    columns = row | {"answers": {"text": [*texts, ""], "answer_start": [*starts, -1]}}
+    augmenter = Augmenter("context", n=4, operations=ALL, answers="answers", seed=seed)
+    for variant, same in zip(augmenter(given), augmenter(columns), strict=True):
+        moved = [
+            {"text": text, key: start, "worker": 3}
+            for text, start in zip(texts, same["answers"]["answer_start"][:-1], strict=True)
+        ]
+        assert variant == same | {"answers": [*moved, lost]}
+    assert given == before
+
+
 @pytest.mark.parametrize("cut", [{}, {"tokenize": list, "join": "".join}], ids=["words", "characters"])
 @few
 @given(row=questions(), seed=st.integers(0, 99))
@@ -594,7 +614,14 @@ def test_rows_that_do_not_fit():
         ({"text": ["b"], "answer_start": [0]}, "answer 'b' is not at 0 of 'context': 'a b'"),
         ({"text": ["a"], "answer_start": [-3]}, "answer 'a' is not at -3"),
         ({"text": ["b"], "answer_start": []}, "as many texts as starts of answers"),
-        ({"text": ["b"]}, "answers must be {'text': [...], 'answer_start': [...]}, not {'text': ['b']}"),
+        (
+            {"text": ["b"]},
+            "answers must be {'text': [...], 'answer_start': [...]}, or a list of {'text': ..., 'answer_start': ...}, "
+            "not {'text': ['b']}",
+        ),
+        ([{"text": "b", "start": 0}], "answer 'b' is not at 0 of 'context': 'a b'"),
+        ([{"text": "b"}], "answers must be"),
+        (["b"], "answers must be"),
         ("b", "answers must be"),
     ],
 )

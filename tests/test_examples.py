@@ -144,10 +144,30 @@ def test_without_the_hub_the_dataset_is_named(tmp_path):
     assert said.startswith("sst2: 'nyu-mll/glue' is no file or folder here, and the hub does not give it: ")
 
 
-def test_a_wrong_tag_is_shown_with_its_line(tmp_path):
-    (tmp_path / "bad.conll").write_text("Ann B-PER\nSmith I-LOC\n", encoding="utf-8")
-    said = refused(run("conll2003", "--offline", "--train", "bad.conll", cwd=tmp_path))
+@pytest.mark.parametrize("name", ["bad.conll", "eng.train", "train.txt"])
+def test_a_wrong_tag_is_shown_with_its_line(name, tmp_path):
+    (tmp_path / name).write_text("Ann B-PER\nSmith I-LOC\n", encoding="utf-8")
+    said = refused(run("conll2003", "--offline", "--train", name, cwd=tmp_path))
     assert "line 2" in " ".join(said) and "I-LOC" in " ".join(said)
+
+
+@pytest.mark.parametrize("option", ["--train", "--test"])
+def test_a_file_to_train_on_needs_one_to_test_on(option, tmp_path):
+    (*_, said) = refused(run("conll2003", option, "a.conll", cwd=tmp_path), code=2)
+    assert "--train and --test: expected both or neither" in said and f"got {option} alone" in said
+
+
+@pytest.mark.parametrize("folder", sorted({*FOLDERS} - {*PRINTED}))
+def test_the_options_are_those_that_all_examples_are_said_to_have(folder):
+    told = (EXAMPLES / "README.md").read_text(encoding="utf-8").partition("The scripts with data take")[2]
+    options = re.findall(r"`(--[a-z-]+)`", told.partition(" Each\n")[0])
+    taken = re.findall(
+        r'add_argument\(\s*"(--[a-z-]+)"', (EXAMPLES / folder / "distill.py").read_text(encoding="utf-8")
+    )
+    lacking = {*options} - {*taken}
+    assert {"--offline", "--student", "--resume"} < {*options}
+    assert len(lacking & {"--epochs", "--steps"}) == 1
+    assert lacking - {"--epochs", "--steps"} == ({"--student"} if folder == "bigru" else set())
 
 
 def test_an_unknown_student_is_answered_by_those_there_are(tmp_path):

@@ -35,8 +35,8 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--offline", action="store_true", help="made-up sentences, small models, nothing downloaded")
 parser.add_argument("--teacher", help="folder or hub name; by default google-bert/bert-base-cased, or a small one")
 parser.add_argument("--student", choices=["T6", "T3", "T3-small", "T4-tiny", "T12-nano"], help="by default T4-tiny")
-parser.add_argument("--train", type=Path, help="a CoNLL file to train on instead")
-parser.add_argument("--test", type=Path, help="a CoNLL file to test on instead")
+parser.add_argument("--train", type=Path, help="a CoNLL file to train on instead, with --test")
+parser.add_argument("--test", type=Path, help="a CoNLL file to test on instead, with --train")
 parser.add_argument("--epochs", type=int, help="of the student")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--output-dir", type=Path, default=Path("runs/conll2003"))
@@ -81,6 +81,9 @@ def small_teacher(task, table):
 
 def main():
     options = parser.parse_args()
+    if not options.offline and (options.train is None) != (options.test is None):
+        given = "--test" if options.train is None else "--train"
+        parser.error(f"--train and --test: expected both or neither, got {given} alone; give the other too")
     set_seed(options.seed)
     columns = None
     if options.offline:
@@ -90,7 +93,8 @@ def main():
     else:
         size, teacher_epochs, epochs, teacher_rate, rate = "T4-tiny", 3, 50, 3e-5, 1e-4
     if options.train and options.test:
-        table, held_out = read(options.train), read(options.test)
+        # In this format whatever the files are called: those of the shared task are eng.train and eng.testb.
+        table, held_out = read(options.train, "conll"), read(options.test, "conll")
     else:
         # The hub's own copy of this dataset as Parquet, since its repository holds a script.
         hub = {"source": "eriktks/conll2003", "revision": "refs/convert/parquet"}

@@ -281,8 +281,10 @@ class Augmenter:
             n-gram sampling 0.25, as published; with ``answers`` masking alone, as n-grams leave little to search.
         token_labels: columns with a label for each token of the first field, which follows its token: the name of one
             whose labels are strings, or a mapping from columns to the names of their labels' ids (None for strings).
-        answers: a column of ``{"text": [...], "answer_start": [...]}``, spans of the first field, a string; starts are
-            counted anew.
+        answers: a column of spans of the first field, a string: ``{"text": [...], "answer_start": [...]}``, or a list
+            with a ``{"text": ..., "answer_start": ...}`` for each, as :func:`~textbrewer.tasks.read` has them, or with
+            ``"start"`` for ``"answer_start"``, as a task has them; of such a list, those with a start below 0, which
+            says that they were not found, are left as they are. Starts are counted anew.
         drop: columns that variants do not get: labels, where only the teacher's outputs for them shall count.
         mask: what masks a token.
         tokenize: from a string to its tokens; by default it splits on white space. With ``answers``, tokens must be
@@ -433,10 +435,10 @@ class Augmenter:
         return [i for unit in units for i in unit], masked
 
     def _moved_answers(
-        self, answers: Row, written: str, tokens: list[str], order: list[int], places: list[tuple[int, int] | None]
-    ) -> dict[str, Any]:
-        starts = list(answers["answer_start"])
-        for i, (answer, place) in enumerate(zip(answers["text"], places, strict=True)):
+        self, answers: Any, written: str, tokens: list[str], order: list[int], places: list[tuple[int, int] | None]
+    ) -> Any:
+        starts = [start for _, start in _listed(answers)]
+        for i, ((answer, _), place) in enumerate(zip(_listed(answers), places, strict=True)):
             if place is not None:
                 token, within = order.index(place[0]), place[1]
                 starts[i] = len(self.join(tokens[: token + 1])) - len(tokens[token]) + within
@@ -445,7 +447,9 @@ class Augmenter:
                         f"Augmenter: answer {answer!r} is lost in {written!r}; `join` must write tokens unchanged, and "
                         "those before a token must not depend on those after it"
                     )
-        return {**answers, "answer_start": starts}
+        if isinstance(answers, Mapping):
+            return {**answers, "answer_start": starts}
+        return [{**answer, _start_key(answer): start} for answer, start in zip(answers, starts, strict=True)]
 
 
 def _names(names: str | Iterable[str]) -> tuple[str, ...]:
@@ -564,14 +568,37 @@ def _with_answers(name: str, context: Any, tokens: list[str], answers: Any) -> _
 
 
 def _spans(name: str, context: str, answers: Any) -> list[tuple[int, int] | None]:
-    """Where each answer begins and ends; None for an empty one."""
-    if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= answers.keys():
-        raise DataError(f"Augmenter: answers must be {{'text': [...], 'answer_start': [...]}}, not {answers!r}")
-    if len(answers["text"]) != len(answers["answer_start"]):
-        raise DataError(f"Augmenter: as many texts as starts of answers are needed, not {answers!r}")
+    """Where each answer begins and ends; None for an empty one, and for one of a list that was not found."""
     spans: list[tuple[int, int] | None] = []
-    for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+    for text, start in _listed(answers):
+        if start < 0 and not isinstance(answers, Mapping):
+            text = ""
         if text and (start < 0 or context[start : start + len(text)] != text):
             raise DataError(f"Augmenter: answer {text!r} is not at {start} of {name!r}: {context!r}")
         spans.append((int(start), int(start) + len(text)) if text else None)
     return spans
+
+
+def _listed(answers: Any) -> list[tuple[str, int]]:
+    """The text and the start of each answer, in either of the forms that data has.
+
+    Raises:
+        DataError: it is in another form.
+    """
+    if isinstance(answers, Mapping) and {"text", "answer_start"} <= answers.keys():
+        if len(answers["text"]) != len(answers["answer_start"]):
+            raise DataError(f"Augmenter: as many texts as starts of answers are needed, not {answers!r}")
+        return list(zip(answers["text"], answers["answer_start"], strict=True))
+    if isinstance(answers, (list, tuple)) and all(
+        isinstance(answer, Mapping) and {"text", _start_key(answer)} <= answer.keys() for answer in answers
+    ):
+        return [(answer["text"], answer[_start_key(answer)]) for answer in answers]
+    raise DataError(
+        "Augmenter: answers must be {'text': [...], 'answer_start': [...]}, or a list of {'text': ..., "
+        f"'answer_start': ...}}, not {answers!r}"
+    )
+
+
+def _start_key(answer: Row) -> str:
+    """The key under which an answer of a list has its start: that of SQuAD's files, or that of a task's rows."""
+    return "answer_start" if "answer_start" in answer else "start"

@@ -41,6 +41,18 @@ def test_padding_on_the_left():
     assert batch["labels"].tolist() == [[1, -100, 2], [-100, -100, 3]]
 
 
+def test_positions_move_with_their_tokens():
+    rows = [
+        {"input_ids": np.array([5, 6, 7]), "start_positions": 1, "end_positions": 2},
+        {"input_ids": np.array([8]), "start_positions": 0, "end_positions": -100},
+    ]
+    for side, length, starts, ends in (("right", 5, [1, 0], [2, -100]), ("left", 0, [1, 2], [2, -100])):
+        batch = Padding(tokenizer_of(padding_side=side), length=length)(rows)
+        assert batch["start_positions"].tolist() == starts and batch["end_positions"].tolist() == ends
+    longer = Padding(tokenizer_of(padding_side="left"), length=5)(rows)
+    assert longer["start_positions"].tolist() == [3, 4] and longer["end_positions"].tolist() == [4, -100]
+
+
 def test_values_of_a_row_are_not_padded_even_if_they_are_as_many_as_its_tokens():
     rows = [{"input_ids": np.array([5, 6, 7]), "labels": np.array([0.0, 1.0, 0.5], dtype=np.float32)}] * 2
     batch = Padding(tokenizer_of())(rows)

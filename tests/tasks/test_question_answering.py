@@ -16,7 +16,8 @@ from textbrewer.tasks import QuestionAnswering, Table
 SIZES = {"max_length": 16, "doc_stride": 4, "max_question_length": 4}
 TASK = QuestionAnswering(**SIZES, n_best=3)
 NULL = QuestionAnswering(**SIZES, null_answers=True)
-TOKENIZER = tokenizer_of(["mars", "is", "cold", "who", "where"])
+WORDS = ["mars", "is", "cold", "who", "where"]
+TOKENIZER = tokenizer_of(WORDS)
 CONTEXT = "a b c d e f g h i j mars k l m n o p q"
 
 
@@ -189,6 +190,23 @@ def test_the_loss_is_the_mean_of_both_cross_entropies_over_the_context():
     assert [labels.tolist() for labels in found["labels"]] == [[2, -100], [3, -100]]
     found["losses"].backward()
     assert start.grad[1].abs().sum() == 0 and start.grad[0, 1] == 0
+
+
+def test_the_side_of_the_padding_changes_neither_loss_nor_gradient():
+    rows = [row_of(), row_of(context="mars is cold", start=0), row_of("venus")]
+    task = QuestionAnswering(**SIZES, max_not_found=1)
+    encodings = [task.encode(rows, tokenizer_of(WORDS, padding_side=side)) for side in ("right", "left")]
+    weights = torch.randn(2, len(TOKENIZER), generator=torch.Generator().manual_seed(0))
+    found = []
+    for data in encodings:
+        # A score of each token by itself, wherever it stands.
+        own = weights.clone().requires_grad_()
+        batch = next(iter(data.loader(len(data))))
+        loss = task.learned([own[0][batch["input_ids"]], own[1][batch["input_ids"]]], batch)["losses"]
+        loss.backward()
+        found.append((loss, own.grad))
+    assert (next(iter(encodings[0].loader(len(data))))["attention_mask"] == 0).any()
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_one_of_the_logits_is_not_enough():

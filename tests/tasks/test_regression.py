@@ -23,6 +23,18 @@ def test_numbers_are_read():
         TASK.rows([{"text": "a", "score": "high"}, {"text": "a", "score": "nan"}])
 
 
+@pytest.mark.parametrize("hidden", [-1, -1.0, "-1", "-1.000"])
+def test_labels_that_are_all_minus_one_are_not_known(hidden):
+    rows = TASK.rows([{"text": "a", "label": hidden}, {"text": "b", "label": hidden}, {"text": "c", "label": None}])
+    assert [row["label"] for row in rows] == [None] * 3 and rows.report.labelled == 0
+    assert rows.report.notes == ("label: -1 everywhere, so taken for not known",)
+    assert "labels" not in TASK.encode(rows, TOKENIZER).features[0]
+    with pytest.raises(DataError, match="2 rows of 2 without a label"):
+        TASK.evaluate(bert(TASK, TOKENIZER), TASK.encode([{"text": t, "label": hidden} for t in "ab"], TOKENIZER))
+    known = TASK.rows([{"text": "a", "label": hidden}, {"text": "b", "label": 2}])
+    assert [row["label"] for row in known] == [-1.0, 2.0] and known.report.notes == ()
+
+
 def test_the_loss_is_the_squared_error_of_labelled_rows():
     data = TASK.encode([{"text": "a", "label": 2.0}, {"text": "b", "label": None}], TOKENIZER)
     batch = next(iter(data.loader(2)))

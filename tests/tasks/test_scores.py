@@ -62,15 +62,24 @@ def test_a_constant_guess_has_no_correlation():
     assert number_scores([1.0], [3.0]) == {"pearson": 0.0, "spearman": 0.0, "mse": 4.0}
 
 
+@pytest.mark.parametrize("empty", [[], [0]], ids=["all classes occur", "one never does"])
+@pytest.mark.parametrize("classes", [1, 3])
 @pytest.mark.parametrize("seed", range(5))
-def test_sets(seed):
+def test_sets(seed, classes, empty):
     generator = random.Random(seed)
-    true, predicted = ([[generator.randrange(2) for _ in range(3)] + [0] for _ in range(20)] for _ in range(2))
+    true, predicted = ([[generator.randrange(2) for _ in range(classes)] + empty for _ in range(20)] for _ in range(2))
     found = set_scores(true, predicted)
-    by_class = [[(true[i][c], predicted[i][c]) for i in range(20)] for c in range(4)]
+    by_class = [[(true[i][c], predicted[i][c]) for i in range(20)] for c in range(len(true[0]))]
     assert found["micro_f1"] == pytest.approx(f1_of([pair for pairs in by_class for pair in pairs]))
-    assert found["macro_f1"] == pytest.approx(sum(map(f1_of, by_class)) / 4)
+    assert found["macro_f1"] == pytest.approx(sum(map(f1_of, by_class)) / len(by_class))
     assert found["accuracy"] == pytest.approx(sum(t == p for t, p in zip(true, predicted, strict=True)) / 20)
+
+
+def test_a_single_class_that_is_rare_by_hand():
+    # One of two is found, and one is given that is none: F1 is 2 · 1 / (2 + 2), however many are rightly not given.
+    true, predicted = [[1], [1], [0], *[[0]] * 97], [[1], [0], [1], *[[0]] * 97]
+    assert set_scores(true, predicted) == {"micro_f1": 0.5, "macro_f1": 0.5, "accuracy": 0.98}
+    assert set_scores([[0]] * 3, [[0]] * 3) == {"micro_f1": 0.0, "macro_f1": 0.0, "accuracy": 1.0}
 
 
 @pytest.mark.parametrize("seed", range(5))

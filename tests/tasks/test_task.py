@@ -7,10 +7,21 @@ import torch
 
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 
+from transformers import AutoModel
+
 from tests.tasks.small import bert, tokenizer_of
 from textbrewer import BasicDistiller, DistillationConfig, StudentConfig, TrainingConfig, build_student
 from textbrewer.errors import ConfigError, DataError
-from textbrewer.tasks import TASKS, QuestionAnswering, Task, TextClassification, TokenClassification
+from textbrewer.tasks import (
+    TASKS,
+    MaskedLM,
+    PairwiseRanking,
+    QuestionAnswering,
+    Task,
+    TextClassification,
+    TextRegression,
+    TokenClassification,
+)
 from textbrewer.tasks.task import softmax, unpadded
 from textbrewer.teachers import TeacherCache
 
@@ -22,6 +33,30 @@ ROWS = [{"text": text, "label": label} for text, label in [("abcdefg", "x"), ("b
 def test_every_task_has_its_name():
     for name, task in TASKS.items():
         assert issubclass(task, Task) and task.name == name and task.head.startswith("AutoModel") and task.__doc__
+
+
+def test_checked_rows_lose_their_labels_as_a_table_does():
+    asked = {"question": "q", "context": "a b", "answers": [{"text": "b", "answer_start": 2}]}
+    tables = [
+        (TASK, ROWS),
+        (QuestionAnswering(), [asked]),
+        (TokenClassification(["O", "B-A", "I-A"]), [{"tokens": ["a"], "tags": ["B-A"]}]),
+        (PairwiseRanking(), [{"query": "q", "positive": "a", "negative": "b"}]),
+        (MaskedLM(), [{"text": "a"}]),
+    ]
+    for task, table in tables:
+        rows = task.rows(table)
+        assert task.rows(rows) is rows and task.rows(rows, labelled=None) is rows
+        bare, expected = task.rows(rows, labelled=False), task.rows(table, labelled=False)
+        assert list(bare) == list(expected) and bare.report.labelled == bare.labelled == expected.labelled
+        assert bare.report.labels == {} and rows.report.labelled == rows.labelled == len(table)
+    data = TASK.encode(TASK.rows(TASK.rows(ROWS), labelled=False), TOKENIZER)
+    assert "labels" not in data.features[0]
+
+
+def test_checked_rows_take_no_columns():
+    with pytest.raises(DataError, match=r"^rows: columns={'label': 'stars'} for rows .* or give the table they came"):
+        TASK.rows(TASK.rows(ROWS), {"label": "stars"})
 
 
 def test_a_model_is_loaded_with_its_labels_saved(tmp_path):
@@ -51,6 +86,41 @@ def test_a_checkpoint_with_other_labels_is_refused(tmp_path, labels):
     ):
         with pytest.raises(ConfigError, match="text_classification and its model"):
             use(model)
+
+
+def test_a_new_head_may_take_the_place_of_one_with_more_or_fewer_labels(tmp_path):
+    tuned = bert(TASK, TOKENIZER)
+    tuned.save_pretrained(tmp_path)
+    other = TextClassification(["good", "bad"])
+    with pytest.raises(
+        ConfigError, match=r"map what the data calls them; load\(…, ignore_mismatched_sizes=True\) puts"
+    ):
+        other.load(tmp_path)
+    model = other.load(tmp_path, ignore_mismatched_sizes=True)
+    assert other.adaptor(model) and model.config.id2label == {0: "good", 1: "bad"}
+    assert torch.equal(model.bert.embeddings.word_embeddings.weight, tuned.bert.embeddings.word_embeddings.weight)
+
+
+def test_a_head_with_as_many_labels_is_not_given_other_names(tmp_path):
+    tuned = bert(TASK, TOKENIZER)
+    tuned.save_pretrained(tmp_path / "tuned")
+    other = TextClassification(["y", "x", "z"])
+    with pytest.raises(ConfigError, match=r"without its own, by AutoModel.from_pretrained\(name\).save_pretrained"):
+        other.load(tmp_path / "tuned", ignore_mismatched_sizes=True)
+    AutoModel.from_pretrained(tmp_path / "tuned").save_pretrained(tmp_path / "bare")
+    model = other.load(tmp_path / "bare")
+    assert model.config.id2label[0] == "y" and not torch.equal(model.classifier.weight, tuned.classifier.weight)
+
+
+@pytest.mark.parametrize("task", [TextRegression(), PairwiseRanking(encoder="cross")])
+def test_a_checkpoint_with_another_number_of_outputs_is_refused(tmp_path, task):
+    bert(TASK, TOKENIZER).save_pretrained(tmp_path / "classes")
+    with pytest.raises(ConfigError, match=r"`num_labels`: expected 1, got 3; load\(…, ignore_mismatched_sizes=True\)"):
+        task.load(tmp_path / "classes")
+    model = task.load(tmp_path / "classes", ignore_mismatched_sizes=True)
+    assert model.config.num_labels == 1
+    model.save_pretrained(tmp_path / "number")
+    assert torch.equal(task.load(tmp_path / "number").classifier.weight, model.classifier.weight)
 
 
 def test_a_teacher_may_name_the_same_labels_in_another_order_but_no_others():

@@ -50,6 +50,17 @@ def test_settings_are_checked(settings, message):
         TokenClassification(**settings)
 
 
+def test_a_teacher_that_lacks_a_tag_gets_a_new_head(tmp_path):
+    labels = ["O", "B-LOC", "I-LOC", "I-PER"]
+    teacher = bert(TASK, TOKENIZER, id2label=dict(enumerate(labels)), label2id=None)
+    teacher.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="make the task with the model's labels"):
+        TASK.adaptor(teacher, teacher=True)
+    with pytest.raises(ConfigError, match=r"add \['B-PER'\]; a model .* cannot be used as it is: .* gives a new head"):
+        TokenClassification(labels)
+    assert TASK.adaptor(TASK.load(tmp_path, ignore_mismatched_sizes=True), teacher=True)
+
+
 @pytest.mark.parametrize(
     ("tags", "scheme", "labels"),
     [
@@ -57,11 +68,25 @@ def test_settings_are_checked(settings, message):
         (["S-LOC"], "iobes", ["O", "B-LOC", "I-LOC", "E-LOC", "S-LOC"]),
         (["NN", "O", "VB"], "iob2", ["NN", "O", "VB"]),
         ("I-PER O I-LOC", "iob2", TAGS),
+        (["I-PER", "O", "I-LOC"], None, TAGS),
+        # Half of the tags are chunk tags: they are plain.
+        (["B-X", "O", "NN"], None, ["B-X", "NN", "O"]),
     ],
 )
 def test_labels_of_data(tags, scheme, labels):
     tokens = list("abc")[: 3 if isinstance(tags, str) else len(tags)]
     assert TokenClassification.from_data([{"tokens": tokens, "tags": tags}], scheme=scheme).labels == labels
+
+
+@pytest.mark.parametrize("wrong", ["I_PER", "PER", "b-PER"])
+def test_a_malformed_tag_among_chunk_tags_is_refused_with_its_place(tmp_path, wrong):
+    pytest.importorskip("datasets")
+    path = tmp_path / "train.conll"
+    path.write_text(f"a\tB-LOC\nb\tI-LOC\n\nc\tB-PER\nd\t{wrong}\ne\tO\n")
+    task = TokenClassification.from_data(read(path))
+    assert task.labels == TAGS and task.main_metric == "f1"
+    with pytest.raises(DataError, match=rf"1 tag '{wrong}' is neither 'O' nor a prefix .*: line 5\n"):
+        task.rows(read(path))
 
 
 def test_types_are_renamed_and_dropped():
@@ -86,6 +111,24 @@ def test_named_classes_keep_their_own_order():
     task = TokenClassification.from_data(data)
     assert task.labels == names
     assert [row["tags"] for row in task.rows(data)] == [["O", "B-PER"], None]
+
+
+@pytest.mark.parametrize(
+    ("names", "scheme", "labels"),
+    [
+        (["O", "B-PER", "I-PER", "B-LOC", "I-LOC"], "iobes", "O B-PER I-PER E-PER S-PER B-LOC I-LOC E-LOC S-LOC"),
+        (["I-LOC", "O", "S-LOC", "B-LOC", "E-LOC"], "iob2", "O B-LOC I-LOC"),
+        (["I-LOC", "O", "B-LOC"], None, "I-LOC O B-LOC"),
+        (["NOUN", "VERB"], "iobes", "NOUN VERB"),
+    ],
+)
+def test_named_classes_may_be_written_in_another_scheme(names, scheme, labels):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        tokens=datasets.List(datasets.Value("string")), tags=datasets.List(datasets.ClassLabel(names=names))
+    )
+    data = datasets.Dataset.from_dict({"tokens": [["a"]], "tags": [[0]]}, features=features)
+    assert TokenClassification.from_data(data, scheme=scheme).labels == labels.split()
 
 
 # Rows.

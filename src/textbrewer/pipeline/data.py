@@ -264,15 +264,6 @@ def _variants(
     found: list[dict[str, Any]] = []
     for row in rows:
         names = tuple(name for name in ("tokens", "context", "text", "text_pair") if name in row)
-        spans = _spans(row) if answers else None
-        given = {**row, "answers": spans} if spans else row
-        found += [{**variant, task.target: None} for variant in augmenter(names, bool(spans))(given)]
+        spans = answers and any(answer["start"] >= 0 for answer in row["answers"] or ())
+        found += [{**variant, task.target: None} for variant in augmenter(names, spans)(row)]
     return found
-
-
-def _spans(row: Mapping[str, Any]) -> dict[str, list[Any]] | None:
-    """The answers of a row that stand in its context, in the form that :class:`Augmenter` keeps whole."""
-    known = [answer for answer in row["answers"] or () if answer["start"] >= 0]
-    if not known:
-        return None
-    return {"text": [each["text"] for each in known], "answer_start": [each["start"] for each in known]}

@@ -29,7 +29,10 @@ Index: TypeAlias = int | tuple[int, int]
 Collate: TypeAlias = Callable[[Sequence[Feature]], dict[str, Any]]
 """Makes a batch of features."""
 
-TARGETS = ("labels", "start_positions", "end_positions")
+POSITIONS = ("start_positions", "end_positions")
+"""The names of labels that are places of tokens in their row."""
+
+TARGETS = ("labels", *POSITIONS)
 """The names of labels in a batch."""
 
 SEQUENCES = "sequences"
@@ -55,6 +58,8 @@ class Part:
 class Padding:
     """Collates features into a batch of tensors, padded to its longest row; ``attention_mask`` marks what is real.
 
+    Where padding stands on the left, positions of tokens move with them.
+
     Args:
         tokenizer: its padding token, side and token type.
         by_token: the keys, besides the tokenizer's own, that have a value for each token.
@@ -78,11 +83,14 @@ class Padding:
     def __call__(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         masks = [np.ones(len(feature["input_ids"])) for feature in features]
         batch = {"input_ids": self._padded([f["input_ids"] for f in features], self.fills["input_ids"])}
+        before = [batch["input_ids"].shape[1] - len(mask) if self.left else 0 for mask in masks]
         batch["attention_mask"] = self._padded(masks, 0)
         for key in features[0]:
             values = [feature[key] for feature in features]
             if key in self.fills:
                 batch[key] = self._padded(values, self.fills[key])
+            elif key in POSITIONS:
+                batch[key] = tensor_of([moved(place, by) for place, by in zip(values, before, strict=True)])
             else:
                 batch[key] = tensor_of(values)
         return batch
@@ -93,6 +101,11 @@ class Padding:
         for row, value in zip(padded, values, strict=True):
             row[longest - len(value) if self.left else 0 :][: len(value)] = value
         return torch.from_numpy(padded)
+
+
+def moved(place: int, by: int) -> int:
+    """A position behind so many more tokens; one below 0, which stands for none, stays."""
+    return place + by if place >= 0 else place
 
 
 def tensor_of(values: Sequence[Any]) -> Tensor:

@@ -119,6 +119,10 @@ class MaskedLM(Task):
         """A text is its own label, and no two are alike."""
         return {}
 
+    def unlabelled(self, rows: Rows) -> Rows:
+        """The rows as they are: a text is its own label."""
+        return rows
+
     def group(self, row: Row) -> Hashable:
         """The same document is not trained on and tested on."""
         return str(row["text"])

@@ -99,8 +99,8 @@ class PairwiseRanking(Task):
         return f"{super().cache_key}, {self.similarity} · {self.scale}, {self.pooling}"
 
     def model_settings(self) -> dict[str, Any]:
-        """One output of a cross-encoder."""
-        return {"num_labels": 1} if self.encoder == "cross" else {}
+        """One output of a cross-encoder, whatever its checkpoint was for before."""
+        return {"num_labels": 1, "problem_type": None} if self.encoder == "cross" else {}
 
     # Rows.
 

@@ -54,7 +54,7 @@ def class_scores(true: Sequence[int], predicted: Sequence[int], classes: int) ->
 
 
 def set_scores(true: Any, predicted: Any) -> dict[str, float]:
-    """Scores of any number of classes a row, each of ``(rows, classes)`` with 0 and 1.
+    """Scores of any number of classes a row, each of ``(rows, classes)`` with 0 and 1; of a single class too.
 
     ``micro_f1`` over all decisions; ``macro_f1``, the mean over classes, 0 for one that never occurs; ``accuracy``, the
     share of rows whose set is exactly right.
@@ -64,10 +64,13 @@ def set_scores(true: Any, predicted: Any) -> dict[str, float]:
     """
     metrics = _metrics(true, predicted)
     true, predicted = np.asarray(true), np.asarray(predicted)
+    # With a column that does not count: scikit-learn takes a single one for the answers to a question of two classes.
+    sides = [np.pad(side, ((0, 0), (0, 1))) for side in (true, predicted)]
+    own = range(true.shape[1])
     return _plain(
         {
-            "micro_f1": metrics.f1_score(true, predicted, average="micro", zero_division=0),
-            "macro_f1": metrics.f1_score(true, predicted, average="macro", zero_division=0),
+            "micro_f1": metrics.f1_score(*sides, labels=own, average="micro", zero_division=0),
+            "macro_f1": metrics.f1_score(*sides, labels=own, average="macro", zero_division=0),
             "accuracy": (true == predicted).all(axis=1).mean(),
         }
     )

@@ -32,6 +32,13 @@ BadLabels = Literal["refuse", "unlabelled"]
 """What becomes of rows whose label cannot be used: an error that lists them, or rows without a label, counted."""
 
 
+_NEW_HEAD = "load(…, ignore_mismatched_sizes=True) puts a new head in place of this one, which must be trained"
+_BARE = (
+    "for a new head, which must be trained, save the model without its own, by "
+    "AutoModel.from_pretrained(name).save_pretrained(folder), and load that"
+)
+
+
 @dataclass
 class Reading:
     """The notebook of one pass over a table.
@@ -175,16 +182,22 @@ class Task(Config, ABC):
         """Check data, and report what was found.
 
         Args:
-            data: a table of :func:`~textbrewer.tasks.read`, a ``datasets.Dataset`` or a list of dicts.
+            data: a table of :func:`~textbrewer.tasks.read`, a ``datasets.Dataset`` or a list of dicts. Rows that this
+                gave before stay as they are, but that ``labelled=False`` drops their labels.
             columns: the column of each thing the task reads; what is left out is guessed, and the report says so.
             labelled: True needs labels, though single rows may lack theirs; False reads none, None those there are.
             bad_labels: see :data:`BadLabels`.
 
         Raises:
-            DataError: a column is missing, labels cannot be used, or no row is left.
+            DataError: a column is missing, labels cannot be used, no row is left, or checked rows are given columns.
         """
         if isinstance(data, Rows):
-            return data
+            if columns:
+                raise DataError(
+                    f"{data.report.source}: columns={dict(columns)} for rows that were read from their columns before; "
+                    "leave it out, or give the table they came from"
+                )
+            return self.unlabelled(data) if labelled is False else data
         return self._rows(Table.of(data), columns, labelled, bad_labels)
 
     def _rows(
@@ -225,6 +238,10 @@ class Task(Config, ABC):
             notes=(*table.notes, *reading.notes),
         )
         return Rows(rows, report, self.target)
+
+    def unlabelled(self, rows: Rows) -> Rows:
+        """The same rows, their labels not known."""
+        return rows.without_labels()
 
     def split(self, rows: Rows, share: float = 0.1, seed: int = 0) -> tuple[Rows, Rows]:
         """Rows to train on, and a share of them to validate on, the same for the same rows and seed.
@@ -275,10 +292,11 @@ class Task(Config, ABC):
 
         Args:
             name: a folder or a name of the hub.
-            **options: of ``from_pretrained``.
+            **options: of ``from_pretrained``; ``ignore_mismatched_sizes=True`` puts a new head in place of one with
+                another number of labels.
 
         Raises:
-            ConfigError: there is no such model, or its head has other labels.
+            ConfigError: there is no such model, or its head has other labels, or another number of outputs.
         """
         transformers = needed("transformers", "transformers", "loading a model")
         try:
@@ -291,7 +309,7 @@ class Task(Config, ABC):
         head = self.model_class.rpartition("For")[2]
         heads = [architecture.rpartition("For")[2] for architecture in config.architectures or []]
         if head in heads:
-            self._require_labels(config, "labels")
+            self._require_head(config, renewed=bool(options.get("ignore_mismatched_sizes")))
         return getattr(transformers, self.model_class).from_pretrained(name, **{**self.model_settings(), **options})
 
     def model_settings(self) -> dict[str, Any]:
@@ -411,10 +429,26 @@ class Task(Config, ABC):
                     found[i] = row
         return found
 
-    def _require_labels(self, config: Any, where: str, teacher: bool = False) -> None:
+    def _require_head(self, config: Any, renewed: bool) -> None:
+        """Refuse a checkpoint whose head is for something else, and say how to get a new head.
+
+        Transformers puts a new one only where the number of outputs differs. With as many of them the old one would
+        stay and its classes be called something else, so that is refused even where a new one is asked for.
+        """
+        found, wanted = config.num_labels, len(self.class_names) or self.model_settings().get("num_labels")
+        differs = wanted is not None and wanted != found
+        if differs and renewed:
+            return
+        way_out = _NEW_HEAD if differs else _BARE
+        self._require_labels(config, "labels", way_out=way_out)
+        if differs:
+            raise ConfigError(f"{self.name} and its model", [Problem("num_labels", str(wanted), str(found), way_out)])
+
+    def _require_labels(self, config: Any, where: str, teacher: bool = False, way_out: str = "") -> None:
         """Refuse a model whose labels are not the task's.
 
         A teacher may name the same labels in another order: distillers map those by name, or refuse them.
+        ``way_out`` says what else can be done.
         """
         found, wanted = label_names(config), self.class_names
         if not wanted or found is None:
@@ -424,6 +458,7 @@ class Task(Config, ABC):
         if teacher and sorted(found) == sorted(wanted):
             return
         hint = "make the task with the model's labels, and map what the data calls them"
+        hint += f"; {way_out}" if way_out else ""
         raise ConfigError(f"{self.name} and its model", [Problem(where, str(wanted), str(found), hint)])
 
 

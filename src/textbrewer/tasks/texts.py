@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import DataError
 from .data import Lengths, Row, Rows, Table
 from .data.columns import Chosen, Column, guessed, guessed_pair, missing, named
+from .data.report import Tally
 from .encoded import Encoded, Feature, Padding, Part, chunks
 from .labels import number_in
 from .task import Reading, Task
@@ -97,15 +98,25 @@ class TextTask(Task):
 
 
 class NumberTask(TextTask):
-    """A text task whose label is a number."""
+    """A text task whose label is a number.
+
+    Where all numbers of a table are -1, by which hidden labels are marked, as in the test set of STS-B, none is known.
+    """
+
+    def begin(self, table: Table, chosen: Chosen, reading: Reading) -> None:
+        """Find out whether the labels are hidden."""
+        column = chosen.get("label")
+        reading.context = column is not None and _are_hidden(record.get(str(column)) for record in table)
+        if reading.context:
+            reading.notes.append(f"{column}: -1 everywhere, so taken for not known")
 
     def is_unlabelled(self, value: Any) -> bool:
         """An empty cell says nothing."""
         return value is None or value == ""
 
     def label_of(self, value: Any, reading: Reading) -> float | None:
-        """The number."""
-        return number_in(value, reading.faults, reading.place)
+        """The number; None where labels are hidden."""
+        return None if reading.context else number_in(value, reading.faults, reading.place)
 
     def counted(self, rows: Sequence[Row]) -> dict[str, int]:
         """Numbers are not counted."""
@@ -114,6 +125,12 @@ class NumberTask(TextTask):
     def number(self, label: Any) -> float:
         """The number itself; NaN where it is not known."""
         return math.nan if label is None else float(label)
+
+
+def _are_hidden(cells: Iterable[Any]) -> bool:
+    """Whether there are labels, and each is the -1 that marks a hidden one."""
+    given = (number_in(cell, Tally(), "") for cell in cells if cell is not None and cell != "")
+    return next(given, None) == -1 and all(number == -1 for number in given)
 
 
 def _text(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -79,9 +79,11 @@ class TokenClassification(Task):
             wanted = set(tag_names(self._kinds, self.scheme))
             lacking = sorted(wanted - set(self._own_names))
             if lacking:
-                raise reject(
-                    f"`labels` with every tag of {self.scheme.upper()}", got=self.labels, hint=f"add {lacking}"
+                hint = (
+                    f"add {lacking}; a model with these labels alone cannot say every entity, so it cannot be used as "
+                    "it is: train one with all of them, to which load(…, ignore_mismatched_sizes=True) gives a new head"
                 )
+                raise reject(f"`labels` with every tag of {self.scheme.upper()}", got=self.labels, hint=hint)
         if self.overlap is not None and self.overlap >= self.max_length // 2:
             raise reject("`overlap` below half of `max_length`", got=self.overlap)
         return self
@@ -91,15 +93,19 @@ class TokenClassification(Task):
         cls,
         data: Any,
         columns: Mapping[str, Column] | None = None,
-        scheme: Literal["iob2", "iobes"] = "iob2",
+        scheme: Literal["iob2", "iobes"] | None = None,
         **settings: Any,
     ) -> Self:
         """A task with the tags of data: in its own order where it names its classes, else sorted by type.
 
+        Where ``O`` and mostly chunk tags occur, the others are taken for mistakes: they give no label, so that
+        :meth:`rows` refuses them with their places.
+
         Args:
             data: as for :meth:`rows`.
             columns: likewise.
-            scheme: of the model, where the tags are chunk tags.
+            scheme: of the model, where the tags are chunk tags; None for that of the classes that data names, else
+                ``"iob2"``.
             **settings: of the task.
 
         Raises:
@@ -108,17 +114,13 @@ class TokenClassification(Task):
         table = Table.of(data)
         column = str(_chosen_columns(table, columns, True).get("tags"))
         types = settings.get("types", {})
-        found = None if types else table.class_names(column)
-        if found is None:
+        names = None if types else table.class_names(column)
+        if names is None:
             tags = {tag for record in table for tag in _tags_of(record.get(column)) or ()}
-            if all(_is_chunk_tag(tag) for tag in tags):
-                kinds = in_order(parts_of(tag)[1] for tag in tags if tag != OUTSIDE)
-                found = tag_names(
-                    in_order(types.get(kind, kind) for kind in kinds if types.get(kind) != OUTSIDE), scheme
-                )
-            else:
-                found = in_order(types.get(tag, tag) for tag in tags)
-        return cls(labels=found, **settings)
+            return cls(labels=_labels_for(tags, types, scheme or "iob2"), **settings)
+        if scheme is not None and _are_chunk_tags(names):
+            names = tag_names(_kinds_of(names), scheme)
+        return cls(labels=names, **settings)
 
     @property
     def class_names(self) -> list[str]:
@@ -128,7 +130,7 @@ class TokenClassification(Task):
     @property
     def scheme(self) -> Literal["iob2", "iobes"] | None:
         """The scheme of the model's tags; None where they are plain."""
-        if OUTSIDE not in self.labels or not all(_is_chunk_tag(tag) for tag in self.labels):
+        if not _are_chunk_tags(self.labels):
             return None
         return "iobes" if any(parts_of(tag)[0] in ("E", "S") for tag in self.labels) else "iob2"
 
@@ -139,7 +141,7 @@ class TokenClassification(Task):
 
     @property
     def _kinds(self) -> list[str]:
-        return list(dict.fromkeys(parts_of(tag)[1] for tag in self.labels if tag != OUTSIDE))
+        return _kinds_of(self.labels)
 
     @property
     def main_metric(self) -> str:
@@ -346,6 +348,26 @@ def _is_chunk_tag(tag: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _are_chunk_tags(names: Sequence[str]) -> bool:
+    """Whether a model's classes are ``O`` and chunk tags."""
+    return OUTSIDE in names and all(_is_chunk_tag(name) for name in names)
+
+
+def _kinds_of(tags: Iterable[str]) -> list[str]:
+    """The types of chunk tags, in their order."""
+    return list(dict.fromkeys(parts_of(tag)[1] for tag in tags if tag != OUTSIDE))
+
+
+def _labels_for(tags: Collection[str], types: Mapping[str, str], scheme: Literal["iob2", "iobes"]) -> list[str]:
+    """The labels for tags that occur, named by ``types``; those that are no chunk tags among many give none."""
+    chunks = [tag for tag in tags if tag != OUTSIDE and _is_chunk_tag(tag)]
+    others = len(tags) - len(chunks) - (OUTSIDE in tags)
+    if others and (OUTSIDE not in tags or others >= len(chunks)):
+        return in_order(types.get(tag, tag) for tag in tags)
+    kinds = _kinds_of(chunks)
+    return tag_names(in_order(types.get(kind, kind) for kind in kinds if types.get(kind) != OUTSIDE), scheme)
 
 
 def _in_iobes_letters(tag: str) -> str:

@@ -43,6 +43,11 @@ class Rows(Sequence[Row]):
         """How many rows have a label."""
         return sum(row[self.target] is not None for row in self.rows)
 
+    def without_labels(self) -> Rows:
+        """The same rows, none of them with a label."""
+        report = replace(self.report, labelled=0, labels={})
+        return replace(self, rows=[{**row, self.target: None} for row in self.rows], report=report)
+
     def part(self, indices: Sequence[int], name: str = "part of {source}") -> Rows:
         """Some of the rows, in the order of ``indices``."""
         part = replace(self, rows=[self.rows[i] for i in indices])

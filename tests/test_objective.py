@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from textbrewer import DistillationConfig
+from textbrewer import DistillationConfig, EnsembleConfig
 from textbrewer.errors import AdaptorError, ConfigError, MatchError
 from textbrewer.losses import kd_ce_loss, kd_mse_loss, kl_loss
 from textbrewer.objective import HardLabels, Objective, Share, SoftLabels, counts_of, shift_probability
@@ -188,6 +189,46 @@ def test_two_equal_micro_batches_cost_what_one_does_when_a_mask_selects_few_posi
     counts = counts_of([{"rows": ROWS, "mask": torch.ones_like(MASK)}] * 2)
     half = soft(student, teacher, Share(2, counts), kd_loss_type="kl")
     torch.testing.assert_close(2 * half, soft(student, teacher, kd_loss_type="kl"))
+
+
+ADDED_UP = EnsembleConfig(combine="losses", teacher_weights=[1, 3])
+
+
+def added_up(s, teachers, mask, share=None, **config):
+    members = tuple(outputs(logits=t, logits_mask=mask) for t in teachers)
+    term = SoftLabels(DistillationConfig(**config), ADDED_UP)
+    return term.value(outputs(logits=s, logits_mask=mask), ModelOutputs(members=members), share or Share())
+
+
+@pytest.mark.parametrize("loss", ["ce", "mse", "kl", "bce"])
+def test_added_up_losses_of_nothing_cost_nothing(loss):
+    s = logits(1, ROWS, LENGTH, CLASSES).requires_grad_()
+    value = added_up(s, [s.detach()] * 2, torch.zeros_like(MASK), kd_loss_type=loss)
+    value.backward()
+    assert value.item() == 0
+    assert not s.grad.any()
+
+
+def test_added_up_losses_do_not_depend_on_how_a_step_is_split():
+    s, *teachers = (logits(i, ROWS, LENGTH, CLASSES) for i in range(3))
+    whole = added_up(s, teachers, MASK, kd_loss_type="kl")
+    counts = counts_of([{"rows": ROWS, "mask": MASK, "logits_mask": MASK}])
+    parts = [
+        added_up(s[row], [t[row] for t in teachers], MASK[row], Share(2, counts), kd_loss_type="kl")
+        for row in (slice(1), slice(1, None))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+    each = [kl_loss(s[MASK != 0], t[MASK != 0], 4) for t in teachers]
+    torch.testing.assert_close(whole, each[0] / 4 + each[1] * 3 / 4)
+
+
+def test_a_teacher_without_weight_adds_nothing_whatever_it_says():
+    s, t = logits(1), logits(2)
+    config = EnsembleConfig(combine="losses", teacher_weights=[0, 1])
+    wild = t.index_fill(1, torch.tensor([0]), math.inf)
+    members = ModelOutputs(members=(outputs(logits=wild), outputs(logits=t)))
+    found = SoftLabels(DistillationConfig(kd_loss_type="kl"), config).value(outputs(logits=s), members, Share())
+    torch.testing.assert_close(found, kl_loss(s, t, 4))
 
 
 def test_hard_labels_add_the_means_of_losses_of_any_shape():

@@ -26,6 +26,7 @@ SCHEDULES = {
 
 def flsw(beta, gamma, eps=1e-4):
     def weight(student, teacher):
+        student, teacher = ([0.0 if value <= -1e4 else value for value in side] for side in (student, teacher))
         norm_S, norm_T = (math.sqrt(math.fsum(value**2 for value in side)) + eps for side in (student, teacher))
         cosine = math.fsum(s * t for s, t in zip(student, teacher, strict=True)) / (norm_S * norm_T)
         return (1 - cosine) ** gamma
@@ -50,12 +51,12 @@ ORACLES = {
 
 
 def naive(name, student, teacher, base):
-    """``base + β (mean w − w)`` of each row, in the order of the rows."""
+    """``max(base + β (mean w − w), 0.1)`` of each row, in the order of the rows."""
     beta, weight = ORACLES[name]
     rows = (side.double().reshape(-1, side.shape[-1]).tolist() for side in (student, teacher))
     weights = [weight(*row) for row in zip(*rows, strict=True)]
     mean = math.fsum(weights) / len(weights)
-    taus = [base + beta * (mean - weight) for weight in weights]
+    taus = [max(base + beta * (mean - weight), 0.1) for weight in weights]
     return torch.tensor(taus, dtype=torch.float64).reshape(student.shape[:-1])
 
 
@@ -92,7 +93,7 @@ def test_it_is_the_naive_formula(name, dtype, shape, base):
 @given(
     st.sampled_from(sorted(SCHEDULES)),
     st.lists(st.lists(st.floats(-50, 50), min_size=4, max_size=4), min_size=1, max_size=5),
-    st.floats(1, 10),
+    st.floats(7, 20),  # above the widest spread of β w, so that no row has the least temperature
 )
 def test_the_mean_temperature_is_the_base(name, rows, base):
     logits = torch.tensor(rows, dtype=torch.float64)
@@ -152,6 +153,25 @@ def test_further_parameters_are_let_pass(key):
 def test_classes_the_teacher_rules_out_leave_finite_temperatures():
     teacher = torch.tensor([[0.0, 1.0, -math.inf], [1.0, 2.0, 3.0]])
     assert TEMPERATURE_SCHEDULER["flsw", 1, 1](some((2, 3), torch.float32), teacher, 8).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_positions_of_padding_leave_the_temperature_as_it_is(dtype):
+    student, teacher = some((4, 6), dtype), some((4, 6), dtype, 1)
+    padding = torch.full((4, 3), -1e4, dtype=dtype)
+    padded = (torch.cat([side, padding], dim=-1) for side in (student, teacher))
+    found, expected = (SCHEDULES["flsw"](*both, 8) for both in (padded, (student, teacher)))
+    assert expected.unique().numel() > 1
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("key", [("cwsm", 1), ("flsw", 20, 2)], ids=str)
+def test_temperatures_stay_above_zero_with_many_classes(key):
+    student = torch.zeros(3, 30_000)
+    student[1, 0] = 60.0
+    tau = TEMPERATURE_SCHEDULER[key](student, student * torch.tensor([[1.0], [1.0], [-1.0]]) - 1, 4)
+    assert tau.min().item() == pytest.approx(0.1) and tau.max() > 4
+    assert kl_loss(student, student.flip(1), tau).isfinite()
 
 
 @pytest.mark.parametrize("until", [1.0, 0.5, 0.3])

@@ -16,12 +16,9 @@ from .errors import AdaptorError
 from .feeding import accepts, call, named_inputs
 from .matching.capture import Capture
 from .matching.layers import hidden_states_until
-from .types import INDEX, Adaptor, Batch, ModelOutputs
+from .types import INDEX, MASKED_LOGIT, Adaptor, Batch, ModelOutputs
 
 logger = logging.getLogger("textbrewer")
-
-# Finite, so that a probability of zero times this logit is zero and not NaN, and within float16's range.
-_MASKED_LOGIT = -1e4
 
 
 class TransformersAdaptor:
@@ -112,7 +109,7 @@ class TransformersAdaptor:
             found["inputs_mask"] = mask
             logits = found.get("logits")
             if isinstance(logits, list):
-                found["logits"] = [item.masked_fill(mask == 0, _MASKED_LOGIT) for item in logits]
+                found["logits"] = [item.masked_fill(mask == 0, MASKED_LOGIT) for item in logits]
             elif logits is not None and logits.dim() == 3 and logits.shape[:2] == mask.shape:
                 found["logits_mask"] = mask
         labels = [inputs[name] for name in ("start_positions", "end_positions") if inputs.get(name) is not None]

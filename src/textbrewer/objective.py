@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +14,24 @@ from torch import Tensor, nn
 
 from .configs import DistillationConfig, EnsembleConfig, IntermediateMatch
 from .errors import AdaptorError, ConfigError, MatchError, Problem, UnsupportedError
-from .losses import dist_loss, full_precision, function_of, needs_index, needs_labels, unit_of
-from .losses.ensemble import confidence_weights, label_loss_weights, mean_logits, mean_probabilities, normalised
+from .losses import (
+    dist_loss,
+    full_precision,
+    function_of,
+    masked_mean,
+    needs_index,
+    needs_labels,
+    takes_mask_T,
+    unit_of,
+)
+from .losses.ensemble import (
+    confidence_weights,
+    label_loss_weights,
+    mean_logits,
+    mean_probabilities,
+    normalised,
+    weighed,
+)
 from .matching.features import features_of
 from .matching.projections import AutoProjection
 from .presets import KD_LOSS_MAP, MATCH_LOSS_MAP, TEMPERATURE_SCHEDULER, WEIGHT_SCHEDULER
@@ -168,24 +185,31 @@ class SoftLabels:
         how = self.ensemble.combine
         weights = self._weights(targets, labels)
         if how == "losses":
-            return self._weighted_losses(rows, [self._shifted(t, labels) for t in targets], weights, share)
+            return self._weighted_losses(rows, [self._shifted(t, labels) for t in targets], weights, share, unit)
         weights = normalised(weights)
         target = mean_logits(targets, weights)
         if how == "probabilities":
             target = mean_probabilities(targets, weights, self._tau(rows, target))
         return self._against(rows, self._shifted(target, labels), labels, share, unit)
 
-    def _weighted_losses(self, rows: Tensor, targets: list[Tensor], weights: Tensor, share: Share) -> Tensor:
+    def _weighted_losses(self, rows: Tensor, targets: list[Tensor], weights: Tensor, share: Share, unit: str) -> Tensor:
         """``Σ_t mean over rows of w_t KD(S, T_t)``; rows are taken one by one, since a loss gives their mean."""
         if needs_labels(self.loss) or function_of(self.loss) is dist_loss:
             name = getattr(self.loss, "__name__", "this loss")
             raise UnsupportedError(f"combine='losses' weighs rows one by one, and {name} cannot; use 'probabilities'")
-        flat, total = rows.flatten(0, -2), torch.zeros((), dtype=rows.dtype, device=rows.device)
-        for target, weight in zip(targets, weights, strict=True):
-            tau = torch.as_tensor(self._tau(rows, target), dtype=rows.dtype, device=rows.device)
-            each = torch.vmap(self.loss)(flat, target.flatten(0, -2), tau.expand(rows.shape[:-1]).flatten())
-            total = total + (each * weight.flatten()).mean()
-        return total / share.micro_batches
+        flat = rows.flatten(0, -2)
+
+        @wraps(self.loss)
+        def weighted(*targets: Tensor, count: Tensor | float | None = None) -> Tensor:
+            total = masked_mean(flat[:0])
+            for target, weight in zip(targets, weights, strict=True):
+                if len(flat):
+                    tau = torch.as_tensor(self._tau(rows, target), dtype=rows.dtype, device=rows.device)
+                    each = torch.vmap(self.loss)(flat, target.flatten(0, -2), tau.expand(rows.shape[:-1]).flatten())
+                    total = total + masked_mean(weighed(each, weight.flatten()), count=count)
+            return total
+
+        return _shared(weighted, tuple(targets), {}, share, unit, self.name)
 
     def _weights(self, targets: list[Tensor], labels: Tensor | None) -> Tensor:
         """``(teachers, ...)``, one weight for each teacher and row."""
@@ -273,6 +297,8 @@ class FeatureMatch:
         self.loss = loss or (match.loss if callable(match.loss) else MATCH_LOSS_MAP[match.loss])
         self.projection = projection
         self.both_masks = both_masks
+        # A mask of the match is of the student's tokens, and says that the teacher has the same.
+        self.takes_mask_T = match.mask is None and takes_mask_T(self.loss)
 
     def advance(self, progress: float) -> None:
         """Move the weight on."""
@@ -296,6 +322,8 @@ class FeatureMatch:
             )
         unit = unit_of(self.loss)
         keywords: dict[str, Any] = {"mask": student.inputs_mask}
+        if self.takes_mask_T:
+            keywords["mask_T"] = teacher.inputs_mask
         if self.match.mask is not None:
             keywords["mask"] = self._extra(student, self.match.mask, "(batch, length), non-zero where the match counts")
             unit = f"{unit}@{self.match.mask}" if unit in _UNITS_OF_A_MASK else unit

@@ -68,7 +68,7 @@ def asked(key: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     return key, (), {}
 
 
-_PASSED = frozenset({"temperature", "mask", "count", "labels", "index"})
+_PASSED = frozenset({"temperature", "mask", "mask_T", "count", "labels", "index"})
 
 
 def options_of(loss: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .losses.logits import ruled_out
+
 RunSchedule: TypeAlias = Callable[[float], float]
 """``progress in [0, 1] -> value``: of a weight, or of a temperature."""
 
@@ -84,6 +86,9 @@ def _done(x: float, until: float) -> float:
     return min(1.0, x / until) if until > 0 else 1.0
 
 
+_LEAST_TEMPERATURE = 0.1
+
+
 class Weight:
     """What a term weighs at each moment of a run.
 
@@ -139,7 +144,10 @@ def constant_temperature_scheduler(logits_S: Tensor, logits_T: Tensor, base_temp
 def flsw_temperature_scheduler_builder(beta: float, gamma: float, eps: float = 1e-4, *args: Any) -> TemperatureSchedule:
     """Focal-loss-style weights: hotter rows where the student already agrees with the teacher.
 
-    ``τ = base + β (mean w − w)``, ``w = (1 − cos(S, T))^γ``; the mean is over the batch it is given.
+    ``τ = max(base + β (mean w − w), 0.1)``, ``w = (1 − cos(S, T))^γ``; the mean is over the batch it is given.
+
+    Classes that are ruled out, of logit −∞ or the −1e4 that adaptors write at padding, are left out of the cosine. The
+    least temperature is not in TextBrewer 0.2.1, where τ could fall to zero and below.
 
     Args:
         beta: how far τ moves from the base.
@@ -150,14 +158,15 @@ def flsw_temperature_scheduler_builder(beta: float, gamma: float, eps: float = 1
     """
 
     def flsw_temperature_scheduler(logits_S: Tensor, logits_T: Tensor, base_temperature: float) -> Tensor:
-        # A class that is ruled out has a logit of minus infinity, and no direction.
-        student, teacher = (torch.where(x.isfinite(), x, 0.0) for x in (logits_S.detach(), logits_T.detach()))
+        # A class that is ruled out has no direction.
+        known = ((x, x.isfinite() & ~ruled_out(x)) for x in (logits_S.detach(), logits_T.detach()))
+        student, teacher = (torch.where(kept, x, 0.0) for x, kept in known)
         unit_S = student / (student.norm(dim=-1, keepdim=True) + eps)
         unit_T = teacher / (teacher.norm(dim=-1, keepdim=True) + eps)
         # Rounding may carry a cosine above 1, and a fractional power of a negative number is NaN.
         weights = (1 - (unit_S * unit_T).sum(dim=-1)).clamp(min=0).pow(gamma)
         tau: Tensor = base_temperature + beta * (weights.mean() - weights)
-        return tau
+        return tau.clamp(min=_LEAST_TEMPERATURE)
 
     return flsw_temperature_scheduler
 
@@ -165,7 +174,12 @@ def flsw_temperature_scheduler_builder(beta: float, gamma: float, eps: float = 1
 def cwsm_temperature_scheduler_builder(beta: float, *args: Any) -> TemperatureSchedule:
     """Confidence-weighted by the student's maximum: hotter rows where the student is confident.
 
-    ``τ = base + β (mean w − w)``, ``w = 1 / (max softmax(S) + 1e-3)``; the mean is over the batch it is given.
+    ``τ = max(base + β (mean w − w), 0.1)``, ``w = 1 / (max softmax(S) + 1e-3)``; the mean is over the batch it is
+    given.
+
+    ``w`` is nearly the number of classes where the student is unsure, up to 1000, so that with many classes τ would
+    fall below zero: keep β well below base divided by the spread of ``w``. The least temperature is not in
+    TextBrewer 0.2.1.
 
     Args:
         beta: how far τ moves from the base.
@@ -176,6 +190,7 @@ def cwsm_temperature_scheduler_builder(beta: float, *args: Any) -> TemperatureSc
     def cwsm_temperature_scheduler(logits_S: Tensor, logits_T: Tensor, base_temperature: float) -> Tensor:
         largest = torch.softmax(logits_S.detach(), dim=-1).amax(dim=-1)
         weights = 1 / (largest + 1e-3)
-        return base_temperature + beta * (weights.mean() - weights)
+        tau: Tensor = base_temperature + beta * (weights.mean() - weights)
+        return tau.clamp(min=_LEAST_TEMPERATURE)
 
     return cwsm_temperature_scheduler

@@ -20,6 +20,10 @@ ADAPTOR_KEYS = ["logits", "logits_mask", "losses", "inputs_mask", "labels", "hid
 INDEX = "index"
 """The key under which an adaptor tells which example of the data each row is, ``(batch,)``, where a loss needs it."""
 
+MASKED_LOGIT = -1e4
+"""The logit of a position of padding. Finite, so that a probability of zero times this logit is zero and not NaN, and
+within float16's range."""
+
 FEATURES = ["hidden", "attention"]
 """The kinds of intermediate features that a match may name."""
 

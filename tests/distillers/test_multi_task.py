@@ -9,8 +9,10 @@ from torch import nn
 
 from tests.tiny import EncoderAdaptor, batches, encoder
 from textbrewer import DistillationConfig, MultiTaskDistiller, TrainingConfig
+from textbrewer.balancing import UncertaintyWeights
 from textbrewer.distillers.multi_task import TaskStream
 from textbrewer.errors import ConfigError, DataError
+from textbrewer.losses import VariationalLoss
 from textbrewer.report.plots import scalars
 
 ADAPTOR = EncoderAdaptor()
@@ -89,6 +91,21 @@ def test_one_config_shares_its_projections(tmp_path):
     distiller = distiller_of(tmp_path, {"intermediate_matches": [MATCH]}, teachers=teachers)
     assert distiller.lessons["topic"].projections is distiller.lessons["tone"].projections
     train(distiller)
+
+
+@pytest.mark.parametrize("one_config", [True, False])
+def test_a_loss_with_parameters_is_one_for_all_tasks_and_a_balance_is_not(tmp_path, one_config):
+    match = {**MATCH, "loss": VariationalLoss(12), "proj": ["linear", 8, 12]}
+    options = {"intermediate_matches": [match], "balance": UncertaintyWeights(lr=0.1)}
+    teachers = {"topic": encoder(1, width=12), "tone": encoder(2, width=12)}
+    given = options if one_config else dict.fromkeys(teachers, DistillationConfig(**options))
+    distiller = distiller_of(tmp_path, given, teachers=teachers)
+    topic, tone = (distiller.lessons[task] for task in teachers)
+    assert topic.losses.for_match == tone.losses.for_match and topic.balance is not tone.balance
+    train(distiller, steps=8)
+    assert topic.losses.for_match[0].alpha.unique().numel() > 1
+    assert not torch.equal(topic.balance.log_variances, tone.balance.log_variances)
+    assert match["loss"].alpha.unique().numel() == 1
 
 
 def test_a_task_may_have_several_teachers(tmp_path):

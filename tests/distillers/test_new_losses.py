@@ -9,6 +9,7 @@ import torch
 
 from tests.tiny import EncoderAdaptor, batches, encoder, weights
 from textbrewer import DistillationConfig, GeneralDistiller, MultiTeacherDistiller, TrainingConfig
+from textbrewer.balancing import UncertaintyWeights
 from textbrewer.errors import AdaptorError, UnsupportedError
 from textbrewer.losses import StandardisedLoss, VariationalLoss, dkd_loss, jsd_loss
 from textbrewer.presets import ANY_WIDTH_MATCH_LOSSES, KD_LOSS_MAP, MATCH_LOSS_MAP, PAIRED_MATCH_LOSSES
@@ -122,7 +123,22 @@ def test_an_object_that_several_matches_share_is_trained_once(tmp_path):
     loss = VariationalLoss(12)
     match = {**HIDDEN, "layer_S": 1, "loss": loss, "proj": ["linear", 8, 12]}
     distiller = distiller_of(tmp_path, intermediate_matches=[{**match, "layer_T": 1}, {**match, "layer_T": 2}])
-    assert list(distiller.lesson.losses) == [loss]
+    (own,) = distiller.lesson.losses
+    assert distiller.lesson.losses.for_match == [own, own]
     before = weights(loss)
     trained(distiller)
-    assert changed(before, weights(loss))
+    assert changed(before, weights(own))
+    assert not changed(before, weights(loss))
+
+
+def test_runs_from_one_config_learn_each_from_the_start(tmp_path):
+    matches = [{**HIDDEN, "layer_S": 1, "layer_T": 1, "loss": VariationalLoss(12), "proj": ["linear", 8, 12]}]
+    config = {"intermediate_matches": matches, "balance": UncertaintyWeights(lr=0.5)}
+    found = []
+    for folder in ("one", "other"):
+        torch.manual_seed(1)
+        distiller = distiller_of(tmp_path / folder, **config)
+        found.append({**trained(distiller), **weights(distiller.lesson.losses)})
+    assert found[0].keys() == found[1].keys()
+    assert not changed(*found)
+    assert found[0]["0.alpha"].unique().numel() > 1 and found[0]["1.log_variances"][:2].all()

@@ -176,6 +176,24 @@ def test_a_mask_of_another_shape_is_told(tmp_path):
         trained(distiller_of(tmp_path, [{**HIDDEN, "mask": "answer"}]), loader)
 
 
+def test_embeddings_of_a_translation_are_pooled_each_by_its_own_mask(tmp_path):
+    """Against the means over the tokens of each side by hand, of sides that are padded to other lengths."""
+    batch = {"teacher": batch_of(4, 7, 1), "student": batch_of(4, 5, 2)}
+    student, teacher = encoder(2), encoder(1, layers=3)
+
+    def embeddings(model, side, layer):
+        mask = side["attention_mask"].unsqueeze(-1)
+        return (model(**side)[1][layer] * mask).sum(1) / mask.sum(1)
+
+    apart = embeddings(student, batch["student"], 1) - embeddings(teacher, batch["teacher"], 2).detach()
+    (apart**2).mean().backward()
+    distiller = distiller_of(tmp_path, [{**HIDDEN, "loss": "embedding_mse"}], kd_loss_weight=0)
+    trained(distiller, [batch])
+    for name, parameter in student.named_parameters():
+        expected = parameter if parameter.grad is None else parameter - 0.2 * parameter.grad
+        torch.testing.assert_close(distiller.model_S.state_dict()[name], expected.detach())
+
+
 CRD = {**HIDDEN, "loss": {"name": "crd", "examples": 12, "width_S": 8, "width_T": 8, "negatives": 5, "width": 4}}
 
 

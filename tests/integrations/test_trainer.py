@@ -48,7 +48,7 @@ class InOrder(DistillationTrainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
-def trainer_of(tmp_path, config, *, student=None, epochs=2, **keywords):
+def trainer_of(tmp_path, config, *, student=None, epochs=2, logging_steps=1, **keywords):
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "hf"),
         num_train_epochs=epochs,
@@ -58,7 +58,7 @@ def trainer_of(tmp_path, config, *, student=None, epochs=2, **keywords):
         lr_scheduler_type="constant",
         optim="adamw_torch",
         max_grad_norm=1e9,
-        logging_steps=1,
+        logging_steps=logging_steps,
         save_strategy="epoch",
         report_to=[],
         use_cpu=True,
@@ -140,6 +140,23 @@ def test_projections_are_in_the_checkpoints_and_a_run_goes_on(tmp_path):
     (tmp_path / "hf" / "checkpoint-3" / "distillation.safetensors").unlink()
     with pytest.raises(CheckpointError, match="of a run without these projections"):
         trainer_of(tmp_path, CONFIGS["all terms"]).train(resume_from_checkpoint=str(tmp_path / "hf" / "checkpoint-3"))
+
+
+def test_a_term_that_begins_and_ends_between_two_logs_is_a_mean_over_its_own_steps(tmp_path):
+    late, early = ({**HIDDEN[layer], "active": part} for layer, part in ((0, [0.5, 1]), (1, [0, 0.4])))
+    config = DistillationConfig(kd_loss_type="kl", intermediate_matches=[late, early])
+    logs = []
+    for folder, steps in (("each", 1), ("window", 6)):
+        trainer = trainer_of(tmp_path / folder, config, logging_steps=steps)
+        trainer.train()
+        logs.append([entry for entry in trainer.state.log_history if "loss" in entry])
+    each, (window,) = logs
+    names = [name for name in window if name.startswith("unweighted_")]
+    counted = [len([entry for entry in each if name in entry]) for name in names]
+    assert sorted(counted) == [3, 3, 6, 6]
+    for name in names:
+        values = [entry[name] for entry in each if name in entry]
+        assert window[name] == pytest.approx(sum(values) / len(values), rel=1e-5)
 
 
 def test_evaluation_is_on_the_labels(tmp_path):

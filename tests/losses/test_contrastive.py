@@ -125,6 +125,17 @@ def test_gradcheck_of_features_and_maps(mask):
     assert torch.autograd.gradcheck(value, (student, *loss.parameters()))
 
 
+def test_each_side_is_pooled_by_its_own_mask():
+    student, (_, teacher) = sides(tokens=2)[0], sides(tokens=4)
+    mask, mask_T = torch.tensor([[1, 1], [1, 0], [1, 0]]), torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    found = crd()(student, teacher, mask, mask_T=mask_T, index=INDEX, negatives=OTHERS)
+    vectors = [
+        torch.stack([row[: int(kept.sum())].mean(dim=0) for row, kept in zip(side, one, strict=True)])
+        for side, one in ((student, mask), (teacher, mask_T))
+    ]
+    torch.testing.assert_close(found, crd()(*vectors, index=INDEX, negatives=OTHERS))
+
+
 def test_hidden_states_are_pooled_and_rows_without_a_token_take_no_part():
     student, teacher = sides(tokens=2)
     mask = torch.tensor([[1, 1], [0, 0], [1, 0]])

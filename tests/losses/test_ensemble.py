@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from textbrewer.errors import MatchError
 from textbrewer.losses.ensemble import (
     confidence_weights,
     label_loss_weights,
@@ -49,6 +50,11 @@ def test_a_teacher_that_is_wrong_weighs_less():
             assert found[index, row].item() == pytest.approx(1 / (1 + loss), rel=1e-9)
 
 
+def test_a_label_outside_of_the_logits_is_told():
+    with pytest.raises(MatchError, match=r"teacher_weights='loss': label 3, but the logits \[4, 3\] have 3 classes"):
+        label_loss_weights(TEACHERS, torch.tensor([0, 3, 1, -100]))
+
+
 def test_labels_of_tokens():
     tokens = [teacher.reshape(2, 2, 3) for teacher in TEACHERS]
     labels = torch.tensor([[0, 2], [1, -100]])
@@ -72,3 +78,12 @@ def test_a_teacher_with_weight_zero_is_out():
     weights = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)[:, None].expand(3, 4)
     torch.testing.assert_close(mean_logits(TEACHERS, weights), (TEACHERS[1] + TEACHERS[2]) / 2)
     assert torch.isfinite(mean_probabilities(TEACHERS, weights, 2.0)).all()
+    ruling_out = [TEACHERS[0].index_fill(1, torch.tensor([1]), -math.inf), *TEACHERS[1:]]
+    assert torch.equal(mean_logits(ruling_out, weights), mean_logits(TEACHERS, weights))
+
+
+def test_teachers_that_all_rule_out_the_label_weigh_the_same():
+    ruling_out = [teacher.index_fill(1, torch.tensor([1]), -math.inf) for teacher in TEACHERS]
+    found = normalised(label_loss_weights(ruling_out, torch.tensor([1, 1, 0, -100])))
+    torch.testing.assert_close(found[:, :2], torch.full((3, 2), 1 / 3, dtype=torch.float64))
+    torch.testing.assert_close(found.sum(dim=0), torch.ones(4, dtype=torch.float64))

@@ -192,6 +192,17 @@ def test_classes_the_teacher_rules_out_cost_nothing_in_kl(dtype, student_too):
     assert student.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("loss", [kd_ce_loss, kl_loss], ids=lambda loss: loss.__name__)
+def test_classes_that_both_sides_rule_out_add_nothing(loss):
+    student, teacher = some((2, 4)), some((2, 4), seed=1)
+    ruled_out = torch.full((2, 1), -INF, dtype=torch.float64)
+    wide = torch.cat([student, ruled_out], dim=-1).requires_grad_()
+    value = loss(wide, torch.cat([teacher, ruled_out], dim=-1), 2)
+    value.backward()
+    torch.testing.assert_close(value, loss(student, teacher, 2))
+    assert wide.grad.isfinite().all() and not wide.grad[:, -1].any()
+
+
 def test_kl_keeps_its_size_as_the_temperature_grows():
     """In the limit τ → ∞ it is half the variance of the difference over classes (Hinton et al., section 2.1)."""
     student, teacher = some((5, 4)), some((5, 4), seed=1)

@@ -149,6 +149,26 @@ def test_vectors_take_a_mask_of_examples_or_of_tokens(name, mask_shape):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
+@pytest.mark.parametrize("name", LEAST)
+def test_sides_with_tokens_of_their_own_are_pooled_each_by_its_mask(name, pooling):
+    student, (_, teacher) = sides(name)[0], sides(name, seed=1, tokens=5)
+    mask = torch.tensor(MASKS["ragged"])
+    mask_T = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]])
+    teacher = teacher.masked_fill((mask_T == 0).unsqueeze(-1), math.nan)
+    found = MATCH_LOSS_MAP[name](student, teacher, mask, mask_T=mask_T, pooling=pooling)
+    found.backward()
+    # Row 2 has no token on one side, and takes no part.
+    rows = [0, 1, 3]
+    vectors = [
+        torch.tensor(pooled(side[rows], one[rows].tolist(), pooling), dtype=torch.float64)
+        for side, one in ((student, mask), (teacher, mask_T))
+    ]
+    share = 3 / 4 if name == "embedding_mse" else 1
+    torch.testing.assert_close(found, MATCH_LOSS_MAP[name](*vectors) * share)
+    assert student.grad.isfinite().all() and not student.grad[2].any()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first"])
 @pytest.mark.parametrize("valid", [[0, 0, 0, 0], [0, 0, 1, 0]], ids=["none", "one"])
 @pytest.mark.parametrize("name", LEAST)
 def test_nothing_valid_is_a_zero_on_the_graph(name, valid, pooling):

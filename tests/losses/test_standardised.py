@@ -14,6 +14,7 @@ from textbrewer.losses import (
     dkd_loss,
     kd_ce_loss,
     kl_loss,
+    logit_mse_loss,
     standardised_kl_loss,
     standardised_logits,
 )
@@ -52,6 +53,22 @@ def test_classes_ruled_out_are_left_out_of_both():
     logits = torch.tensor([[1.0, -math.inf, 3.0], [-math.inf, -math.inf, -math.inf], [-math.inf, 4.0, -math.inf]])
     expected = [[-1, -math.inf, 1], [-math.inf] * 3, [-math.inf, 0, -math.inf]]
     assert standardised_logits(logits).tolist() == expected
+
+
+@pytest.mark.parametrize("loss", [kl_loss, kd_ce_loss, logit_mse_loss], ids=lambda loss: loss.__name__)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_positions_of_padding_do_not_change_what_is_learned(loss, dtype):
+    """At padding adaptors write a finite −1e4, which would be all there is to a deviation."""
+    student, teacher = some((3, 5), 0, dtype), some((3, 5), 1, dtype)
+    padding = torch.full((3, 4), -1e4, dtype=dtype)
+    gradients = []
+    for behind in ([], [padding]):
+        own = student.clone().requires_grad_()
+        StandardisedLoss(loss)(torch.cat([own, *behind], -1), torch.cat([teacher, *behind], -1), 2).backward()
+        gradients.append(own.grad)
+    scale = 9 / 5 if loss is logit_mse_loss else 1  # a mean over the outputs too
+    torch.testing.assert_close(gradients[1] * scale, gradients[0], rtol=1e-2, atol=1e-4)
+    assert gradients[1].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("loss", [kl_loss, kd_ce_loss, dist_loss], ids=lambda loss: loss.__name__)

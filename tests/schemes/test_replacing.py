@@ -75,6 +75,21 @@ def test_with_rate_0_it_is_the_teacher_and_nothing_is_trained(tmp_path):
     assert all(torch.equal(found[name], value) for name, value in before.items())
 
 
+def test_layers_of_another_kind_of_attention_are_refused_with_the_way_out(tmp_path):
+    teacher, student = encoder(1, layers=4), encoder(1, layers=2)
+    kinds = ["full", "sliding", "sliding", "sliding"]
+    for layer, kind in zip([*teacher.layers, *student.layers], [*kinds, "full", "sliding"], strict=True):
+        layer.attention_type = kind
+    message = (
+        r"layer 0 of the student \(full\) for 0 \(full\), 1 \(sliding\) of the teacher; choose `layers=` of "
+        "build_student"
+    )
+    with pytest.raises(MatchError, match=message):
+        trainer_of(tmp_path, 0.5, teacher, student)
+    teacher.layers[1].attention_type = "full"
+    trained(trainer_of(tmp_path, 0.5, teacher, student), batches(2))
+
+
 @pytest.mark.parametrize("own", [[True, False], [False, True]])
 def test_a_mixed_pass_and_its_gradient_are_those_of_a_model_put_together(own):
     teacher, student = models()

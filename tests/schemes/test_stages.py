@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from tests.tiny import EncoderAdaptor, batch_of, batches, encoder, weights
 from textbrewer import BasicTrainer, DistillationConfig, GeneralDistiller, MultiTaskDistiller, TrainingConfig
+from textbrewer.balancing import UncertaintyWeights
 from textbrewer.errors import CheckpointError, ConfigError
 from textbrewer.schemes import Stage, Stages, features_then_logits
 
@@ -60,6 +61,15 @@ def test_two_stages_are_two_runs_by_hand(tmp_path):
         with distiller:
             distiller.train(adam(student), loader, num_epochs=epochs)
     assert same(weights(second), weights(student))
+
+
+def test_a_balance_in_the_config_is_of_each_stage_by_itself(tmp_path):
+    balance = UncertaintyWeights(lr=0.1)
+    config = DistillationConfig(hard_label_weight=0.5, intermediate_matches=[HIDDEN], balance=balance)
+    stages = two_stages(tmp_path, config=config)
+    before = weights(encoder(2))
+    assert not same(before, weights(stages.train(adam, shuffled())[-1]))
+    assert not weights(balance)
 
 
 class StopError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from ..adaptors import AdaptedModel, label_names
 from ..configs import DistillationConfig, EnsembleConfig, IntermediateMatch
 from ..engine.sharding import is_sharded
 from ..errors import ConfigError, Problem, UnsupportedError
-from ..losses import needs_index
+from ..losses import needs_index, takes_mask_T
 from ..matching import MatchLosses, Projections, path_of
 from ..matching.layers import layer_list
 from ..objective import FeatureMatch, HardLabels, Objective, SoftLabels, Term
@@ -63,11 +64,11 @@ class Lesson:
         matches: written out, in the order of ``projections.for_match``.
         projections: of the matches.
         ensemble: how several teachers become one target.
-        losses: of the matches, in their order.
+        losses: of the matches, in their order; objects of the config are copied, and the copies hold what is learned.
         custom: positions in ``matches`` of those whose loss takes both masks.
         functions: projections without parameters, by position in ``matches``.
         memory: the cache of a config with ``is_caching_logits``, from one run to the next.
-        balance: what makes the total of the terms, as the config says.
+        balance: what makes the total of the terms, as the config says; a copy of a module that it gives.
     """
 
     config: DistillationConfig
@@ -87,6 +88,9 @@ class Lesson:
         given = self.config.balance
         made = given if given is None or callable(given) else BALANCE[given]
         self.balance = made() if isinstance(made, type) else made
+        if isinstance(given, nn.Module):
+            # Of this lesson alone, as one that is named: it knows the terms by their places.
+            self.balance = copy.deepcopy(given)
         if isinstance(self.balance, nn.Module):
             self.losses.append(self.balance)
 
@@ -194,13 +198,16 @@ class Lesson:
         return CachedTeacher(live, namespace, reads, run.rows)
 
     def _reads(self, matches: list[IntermediateMatch], soft: SoftLabels) -> Reads:
-        custom = [self.matches[place] for place in self.custom]
+        both = [m for place, m in enumerate(self.matches) if place in self.custom or self._takes_mask_T(place)]
         return Reads.of(
             matches,
             logits=soft.reads_logits,
             labels=soft.reads_labels,
-            inputs_mask=any(match in custom for match in matches),
+            inputs_mask=any(match in both for match in matches),
         )
+
+    def _takes_mask_T(self, place: int) -> bool:
+        return self.matches[place].mask is None and takes_mask_T(self.losses.for_match[place])
 
     def _read(self) -> list[IntermediateMatch]:
         """The matches that ever count."""

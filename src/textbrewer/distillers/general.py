@@ -26,7 +26,9 @@ class GeneralDistiller(MatchedDistiller):
         adaptor_S: the same for the student.
         teacher_cache: keeps what the teacher gives, so that later epochs and runs need not run it.
 
-    Projections are in ``distiller.projections`` from the start, in the order of the matches.
+    Projections are in ``distiller.projections`` from the start, in the order of the matches. Losses and a balance with
+    parameters or a memory of their own are copied from the config, which stays as it was: what they learn is in
+    ``distiller.lesson.losses`` and ``distiller.lesson.balance``.
 
     Raises:
         MatchError: a match names a submodule by a path that is not there.

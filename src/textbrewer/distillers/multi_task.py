@@ -17,7 +17,7 @@ from ..engine.evaluation import Evaluate
 from ..engine.loop import Step
 from ..errors import ConfigError, DataError, Problem, did_you_mean, one_of
 from ..feeding import length_of
-from ..matching import MatchLosses, Projections, expanded
+from ..matching import Copies, MatchLosses, Projections, expanded
 from ..objective import Share
 from ..ranks import Ranks
 from ..stream import Stream
@@ -112,7 +112,8 @@ class MultiTaskStep:
 class MultiTaskDistiller(MatchedDistiller):
     """Distil teachers of several tasks into one student.
 
-    Every argument that is a dict has the tasks as keys. A task may have several teachers: a list in ``model_T``.
+    Every argument that is a dict has the tasks as keys. A task may have several teachers: a list in ``model_T``. A loss
+    with parameters or a memory that the configs of several tasks share is one; a balance is of each task by itself.
 
     Args:
         train_config: how to train.
@@ -160,6 +161,7 @@ class MultiTaskDistiller(MatchedDistiller):
         ensemble = ensemble_of(combine, teacher_weights, label_maps)
         self.projections = Projections([])
         self.lessons: dict[str, Lesson] = {}
+        copies = Copies()
         for task, given in self.model_T.items():
             teachers = list(given) if isinstance(given, (list, tuple, nn.ModuleList)) else [given]
             single = len(teachers) == 1
@@ -170,7 +172,7 @@ class MultiTaskDistiller(MatchedDistiller):
             shared = None if isinstance(distill_config, Mapping) else next(iter(self.lessons.values()), None)
             projections = Projections(matches) if shared is None else shared.projections
             adaptor = (adaptor_S or {}).get(task)
-            losses = MatchLosses(matches) if shared is None else shared.losses
+            losses = MatchLosses(matches, copies) if shared is None else shared.losses
             self.lessons[task] = Lesson(config, teachers, adaptors, adaptor, matches, projections, options, losses)
 
     def _lesson(self, task: str | None) -> Lesson:

@@ -147,11 +147,12 @@ class DistillationTrainer(Trainer):
         return report.total
 
     def log(self, logs: dict[str, float], *args: Any, **keywords: Any) -> None:
-        """As Trainer's, with the mean of each term since the last time."""
+        """As Trainer's, with the mean of each term since the last time, over the micro-batches in which it counted."""
         if "loss" in logs and self._seen:
-            names = list(self._seen[-1])
-            means = torch.stack([torch.stack([terms[n].float() for n in names]) for terms in self._seen]).mean(0)
-            logs = {**logs, **dict(zip(names, means.tolist(), strict=True))}
+            names = list(dict.fromkeys(name for terms in self._seen for name in terms))
+            each = ([terms[name].float() for terms in self._seen if name in terms] for name in names)
+            means = torch.stack([torch.stack(values).mean() for values in each]).tolist()
+            logs = {**logs, **dict(zip(names, means, strict=True))}
             self._seen.clear()
         super().log(logs, *args, **keywords)
 

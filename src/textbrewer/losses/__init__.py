@@ -37,6 +37,7 @@ from .relations import (
     rkd_angle_loss,
     rkd_distance_loss,
     similarity_preserving_loss,
+    takes_mask_T,
 )
 from .similarity import cka, cka_loss
 from .standardised import StandardisedLoss, standardised_kl_loss, standardised_logits
@@ -181,6 +182,7 @@ __all__ = [
     "similarity_preserving_loss",
     "standardised_kl_loss",
     "standardised_logits",
+    "takes_mask_T",
     "tf_kd_loss",
     "unit_of",
 ]

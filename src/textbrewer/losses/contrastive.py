@@ -115,6 +115,7 @@ class CRDLoss(nn.Module):
         state_T: Tensor,
         mask: Tensor | None = None,
         *,
+        mask_T: Tensor | None = None,
         index: Tensor | None = None,
         negatives: Tensor | None = None,
     ) -> Tensor:
@@ -124,13 +125,14 @@ class CRDLoss(nn.Module):
             state_S: the student's feature, ``(batch, width_S)`` or ``(batch, length, width_S)``.
             state_T: the teacher's, ``(batch, width_T)`` or ``(batch, length, width_T)``.
             mask: ``(batch, length)``; for vectors ``(batch,)`` too.
+            mask_T: of the teacher, where its tokens are others; None is ``mask``.
             index: ``(batch,)``, which example of the data each row is.
             negatives: ``(batch, K)``, which examples each row is told from; None draws them.
 
         Raises:
             MatchError: no index, one outside the data, or features that do not fit.
         """
-        student, teacher, valid = examples_of(state_S, state_T, mask, self.pooling, "crd", at_least=1)
+        student, teacher, valid = examples_of(state_S, state_T, mask, mask_T, self.pooling, "crd", at_least=1)
         found = (student.shape[-1], teacher.shape[-1])
         if found != self.widths:
             raise MatchError(f"crd: built for widths {self.widths} of student and teacher, got {found}")

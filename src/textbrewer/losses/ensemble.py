@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
+from .labelled import checked_labels
 from .logits import tempered
 
 
@@ -37,26 +37,33 @@ def label_loss_weights(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
         logits: each ``(..., classes)``.
         labels: ``(...)``; negative ones are left out.
 
+    Raises:
+        MatchError: labels that do not fit the logits, or name a class there is not.
+
     Source: MT-BERT, 2106.01023.
     """
-    known = labels >= 0
-    each = [
-        torch.where(
-            known, cross_entropy(t.movedim(-1, 1) if t.dim() > 2 else t, labels.clamp(min=0), reduction="none"), 0.0
-        )
-        for t in logits
-    ]
+    each = []
+    for of_teacher in logits:
+        known = checked_labels(labels, of_teacher, None, "teacher_weights='loss'")
+        log_p = of_teacher.log_softmax(dim=-1).gather(-1, known.long().clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        each.append(torch.where(known >= 0, -log_p, 0.0))
     return 1 / (1 + torch.stack(each))
 
 
 def normalised(weights: Tensor) -> Tensor:
-    """Weights that add up to 1 over the teachers."""
-    return weights / weights.sum(dim=0, keepdim=True)
+    """Weights that add up to 1 over the teachers; equal ones where all are 0."""
+    total = weights.sum(dim=0, keepdim=True)
+    return torch.where(total != 0, weights / total, 1 / len(weights))
+
+
+def weighed(values: Tensor, weights: Tensor) -> Tensor:
+    """``w v``, and 0 where the weight is 0, whatever the value."""
+    return torch.where(weights != 0, values, 0.0) * weights
 
 
 def mean_logits(logits: Sequence[Tensor], weights: Tensor) -> Tensor:
     """``Σ_t w_t T_t``."""
-    return (torch.stack(list(logits)) * weights.unsqueeze(-1)).sum(dim=0)
+    return weighed(torch.stack(list(logits)), weights.unsqueeze(-1)).sum(dim=0)
 
 
 def mean_probabilities(logits: Sequence[Tensor], weights: Tensor, temperature: Tensor | float = 1) -> Tensor:

@@ -121,12 +121,12 @@ def cos_loss(state_S: Tensor, state_T: Tensor, mask: Tensor | None = None) -> Te
 def pkd_loss(state_S: Tensor, state_T: Tensor, mask: Tensor | None = None) -> Tensor:
     """Squared distance of the normalised vectors at position 0 (TextBrewer's ``pkd``).
 
-    ``mean over rows of ‖S₀/‖S₀‖ − T₀/‖T₀‖‖²``; the mask is accepted and not needed.
+    ``mean over rows with a valid token of ‖S₀/‖S₀‖ − T₀/‖T₀‖‖²``
 
     Args:
         state_S: student, ``(batch, length, width)``.
         state_T: teacher, the same shape.
-        mask: not used: position 0 is never padding.
+        mask: ``(batch, length)``; a row without a valid token costs nothing, unlike in TextBrewer 0.2.1.
 
     Raises:
         MatchError: the shapes differ.
@@ -134,8 +134,11 @@ def pkd_loss(state_S: Tensor, state_T: Tensor, mask: Tensor | None = None) -> Te
     Source: PKD, 1908.09355.
     """
     _require_same(state_S, state_T, "pkd")
-    first_S, first_T = normalize(state_S[:, 0], dim=-1), normalize(state_T[:, 0], dim=-1)
-    return masked_mean(((first_S - first_T) ** 2).sum(dim=-1))
+    valid = _optional_mask(mask, state_S, "pkd")
+    rows = None if valid is None else valid.any(dim=1)
+    first_S, first_T = _both(state_S[:, 0], state_T[:, 0], rows, fill=1.0)
+    squares = (normalize(first_S, dim=-1) - normalize(first_T, dim=-1)) ** 2
+    return masked_mean(squares.sum(dim=-1), rows)
 
 
 def fsp_loss(state_S: Pair, state_T: Pair, mask: Tensor | None = None) -> Tensor:

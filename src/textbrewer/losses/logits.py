@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MatchError
+from ..types import MASKED_LOGIT
 from ._reduce import full_precision, masked_mean, only_valid
 
 
@@ -27,6 +28,11 @@ def tempered(logits: Tensor, temperature: Tensor | float) -> Tensor:
             )
         temperature = temperature.unsqueeze(-1)
     return logits / temperature
+
+
+def ruled_out(logits: Tensor) -> Tensor:
+    """Where a class or position is ruled out: −∞, or what adaptors write at padding, as half precision rounds it."""
+    return logits <= 0.99 * MASKED_LOGIT
 
 
 def require_same(logits_S: Tensor, logits_T: Tensor, loss: str) -> None:
@@ -129,7 +135,7 @@ def kd_ce_loss(logits_S: Tensor, logits_T: Tensor, temperature: Tensor | float =
     ``mean over rows of −Σ_c softmax(T/τ)_c · log softmax(S/τ)_c``
 
     Odd: the teacher's entropy is missing, so it is not 0 when both sides are equal, and there is no factor τ², so
-    its gradient shrinks as τ grows. :func:`kl_loss` has both.
+    its gradient shrinks as τ grows. :func:`kl_loss` has both. A class that the teacher rules out adds nothing.
 
     Args:
         logits_S: student, ``(..., classes)``.
@@ -146,7 +152,8 @@ def kd_ce_loss(logits_S: Tensor, logits_T: Tensor, temperature: Tensor | float =
     """
     require_same(logits_S, logits_T, "kd_ce")
     probabilities = tempered(logits_T, temperature).softmax(dim=-1)
-    return masked_mean(-(probabilities * tempered(logits_S, temperature).log_softmax(dim=-1)).sum(dim=-1))
+    log_q = tempered(logits_S, temperature).log_softmax(dim=-1)
+    return masked_mean(-(probabilities * torch.where(probabilities == 0, 0.0, log_q)).sum(dim=-1))
 
 
 def kd_mse_loss(logits_S: Tensor, logits_T: Tensor, temperature: Tensor | float = 1) -> Tensor:

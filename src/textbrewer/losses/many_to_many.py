@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MatchError, MissingDependencyError
+from .relations import takes_mask_T
 
 
 class ManyToManyLoss(nn.Module):
@@ -51,13 +52,21 @@ class ManyToManyLoss(nn.Module):
         """Moving or casting a model that holds this leaves the weights alone."""
         return self
 
-    def forward(self, state_S: Sequence[Tensor], state_T: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        state_S: Sequence[Tensor],
+        state_T: Sequence[Tensor],
+        mask: Tensor | None = None,
+        *,
+        mask_T: Tensor | None = None,
+    ) -> Tensor:
         """The distance.
 
         Args:
             state_S: the student's layers, as ``loss`` takes them.
             state_T: the teacher's.
             mask: ``(batch, length)``.
+            mask_T: of the teacher, for a loss that takes one.
 
         Raises:
             MatchError: not a list of layers on both sides, or another number of them than before.
@@ -66,18 +75,19 @@ class ManyToManyLoss(nn.Module):
         if isinstance(state_S, Tensor) or isinstance(state_T, Tensor):
             raise MatchError(f"{self.__name__}: a list of layers is needed on both sides, as in layer_S: [1, 2, 3]")
         self._begin(len(state_T), len(state_S))
+        masks = {"mask": mask, "mask_T": mask_T} if takes_mask_T(self.loss) else {"mask": mask}
         with torch.no_grad():
-            rows = [torch.stack([self.loss(s, t, mask=mask) for s in state_S]) for t in state_T]
+            rows = [torch.stack([self.loss(s, t, **masks) for s in state_S]) for t in state_T]
             cost = torch.stack(rows).double().cpu()
         if not cost.isfinite().all():
             # The engine names the step and the term of a loss that is not finite.
-            return self.loss(state_S[-1], state_T[-1], mask=mask) * torch.nan
+            return self.loss(state_S[-1], state_T[-1], **masks) * torch.nan
         flow = transport(cost, self.weights_T, self.weights_S)
         if self.learn_weights and torch.is_grad_enabled():
             self._update(cost * flow)
         # The optimal flow has at most layers_T + layers_S - 1 entries, so that the graph holds few of the pairs.
         pairs = flow.nonzero().tolist()
-        parts = [self.loss(state_S[j], state_T[i], mask=mask) * float(flow[i, j]) for i, j in pairs]
+        parts = [self.loss(state_S[j], state_T[i], **masks) * float(flow[i, j]) for i, j in pairs]
         return torch.stack(parts).sum()
 
     def _begin(self, layers_T: int, layers_S: int) -> None:

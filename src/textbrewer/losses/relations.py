@@ -1,17 +1,20 @@
 """Losses between the relations that examples of one batch have with each other, and between their embeddings.
 
 A feature is one vector an example, ``(batch, width)``, or hidden states ``(batch, length, width)``, of which
-``pooling`` makes one: ``"mean"``, over the tokens of the mask, or ``"first"``, the token at position 0. An example
-without a valid token takes no part. Where relations are compared, widths of student and teacher may differ, and the
-loss is a mean over the pairs of a micro-batch: accumulating gradients is not the same as a larger batch.
+``pooling`` makes one: ``"mean"``, over the tokens of the mask, or ``"first"``, the token at position 0. The sides may
+have tokens of their own, as with a translation or another tokenizer, and then have a mask each. An example without a
+valid token on either side takes no part. Where relations are compared, widths of student and teacher may differ, and
+the loss is a mean over the pairs of a micro-batch: accumulating gradients is not the same as a larger batch.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 from ..errors import MatchError, did_you_mean, one_of
@@ -22,7 +25,12 @@ _POOLINGS = ("mean", "first")
 
 
 def rkd_distance_loss(
-    state_S: Tensor, state_T: Tensor, mask: Tensor | None = None, *, pooling: Pooling = "mean"
+    state_S: Tensor,
+    state_T: Tensor,
+    mask: Tensor | None = None,
+    *,
+    pooling: Pooling = "mean",
+    mask_T: Tensor | None = None,
 ) -> Tensor:
     """How far examples are from each other, in units of the mean distance.
 
@@ -34,6 +42,7 @@ def rkd_distance_loss(
         state_T: teacher, one of these with a width of its own.
         mask: ``(batch, length)``; for vectors ``(batch,)`` too.
         pooling: how hidden states become a vector.
+        mask_T: of the teacher, where its tokens are others; None is ``mask``.
 
     Raises:
         MatchError: not of one batch, a batch of one, or a mask that does not fit.
@@ -44,14 +53,19 @@ def rkd_distance_loss(
     >>> rkd_distance_loss(10 * corners, corners)
     tensor(0.)
     """
-    student, teacher, valid = examples_of(state_S, state_T, mask, pooling, "rkd_distance", at_least=2)
+    student, teacher, valid = examples_of(state_S, state_T, mask, mask_T, pooling, "rkd_distance", at_least=2)
     pairs = _distinct_pairs(valid)
     far_S, far_T = _distances(student, pairs), _distances(teacher, pairs)
     return masked_mean(smooth_l1_loss(far_S, far_T, reduction="none"), pairs)
 
 
 def rkd_angle_loss(
-    state_S: Tensor, state_T: Tensor, mask: Tensor | None = None, *, pooling: Pooling = "mean"
+    state_S: Tensor,
+    state_T: Tensor,
+    mask: Tensor | None = None,
+    *,
+    pooling: Pooling = "mean",
+    mask_T: Tensor | None = None,
 ) -> Tensor:
     """The angles that examples make with each other.
 
@@ -64,6 +78,7 @@ def rkd_angle_loss(
         state_T: teacher, one of these with a width of its own.
         mask: ``(batch, length)``; for vectors ``(batch,)`` too.
         pooling: how hidden states become a vector.
+        mask_T: of the teacher, where its tokens are others; None is ``mask``.
 
     Raises:
         MatchError: not of one batch, fewer than three examples, or a mask that does not fit.
@@ -74,14 +89,19 @@ def rkd_angle_loss(
     >>> rkd_angle_loss(10 * corners - 1, corners)
     tensor(0.)
     """
-    student, teacher, valid = examples_of(state_S, state_T, mask, pooling, "rkd_angle", at_least=3)
+    student, teacher, valid = examples_of(state_S, state_T, mask, mask_T, pooling, "rkd_angle", at_least=3)
     pairs = _distinct_pairs(valid)
     triples = pairs.unsqueeze(2) & pairs.unsqueeze(1) & pairs.unsqueeze(0)
     return masked_mean(smooth_l1_loss(_cosines(student), _cosines(teacher), reduction="none"), triples)
 
 
 def similarity_preserving_loss(
-    state_S: Tensor, state_T: Tensor, mask: Tensor | None = None, *, pooling: Pooling = "mean"
+    state_S: Tensor,
+    state_T: Tensor,
+    mask: Tensor | None = None,
+    *,
+    pooling: Pooling = "mean",
+    mask_T: Tensor | None = None,
 ) -> Tensor:
     """How alike examples are to each other.
 
@@ -93,6 +113,7 @@ def similarity_preserving_loss(
         state_T: teacher, one of these with a width of its own.
         mask: ``(batch, length)``; for vectors ``(batch,)`` too.
         pooling: how hidden states become a vector.
+        mask_T: of the teacher, where its tokens are others; None is ``mask``.
 
     Raises:
         MatchError: not of one batch, a batch of one, or a mask that does not fit.
@@ -103,7 +124,7 @@ def similarity_preserving_loss(
     >>> similarity_preserving_loss(turned, torch.eye(2))
     tensor(0.)
     """
-    student, teacher, valid = examples_of(state_S, state_T, mask, pooling, "similarity_preserving", at_least=2)
+    student, teacher, valid = examples_of(state_S, state_T, mask, mask_T, pooling, "similarity_preserving", at_least=2)
     alike_S, alike_T = (unit_vectors(x @ x.T) for x in (student, teacher))
     return masked_mean((alike_S - alike_T) ** 2, _pairs(valid))
 
@@ -114,6 +135,7 @@ def embedding_mse_loss(
     mask: Tensor | None = None,
     *,
     pooling: Pooling = "mean",
+    mask_T: Tensor | None = None,
     components: Tensor | None = None,
     count: Tensor | float | None = None,
 ) -> Tensor:
@@ -129,6 +151,7 @@ def embedding_mse_loss(
         state_T: teacher, one of these, of the same width or of that of ``components``.
         mask: ``(batch, length)``; for vectors ``(batch,)`` too.
         pooling: how hidden states become a vector.
+        mask_T: of the teacher, where its tokens are others; None is ``mask``.
         components: ``(student width, teacher width)``, as :func:`principal_components` finds them.
         count: rows of the whole step.
 
@@ -140,7 +163,7 @@ def embedding_mse_loss(
     >>> embedding_mse_loss(torch.ones(2, 3), torch.zeros(2, 3))
     tensor(1.)
     """
-    student, teacher, _ = examples_of(state_S, state_T, mask, pooling, "embedding_mse", at_least=1)
+    student, teacher, _ = examples_of(state_S, state_T, mask, mask_T, pooling, "embedding_mse", at_least=1)
     of_S, of_T = student.shape[-1], teacher.shape[-1]
     if components is not None:
         if components.shape != (of_S, of_T):
@@ -194,10 +217,28 @@ def principal_components(embeddings: Tensor, width: int) -> Tensor:
     return (directions * largest.sign()).to(full_precision(embeddings).dtype)
 
 
+def takes_mask_T(loss: Callable[..., Any]) -> bool:
+    """Whether a loss between features takes ``mask_T``, the mask of the teacher's own tokens.
+
+    >>> takes_mask_T(embedding_mse_loss), takes_mask_T(masked_mean)
+    (True, False)
+    """
+    try:
+        return "mask_T" in signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters
+    except (TypeError, ValueError):
+        return False  # written in C, and tells nothing
+
+
 def examples_of(
-    state_S: Tensor, state_T: Tensor, mask: Tensor | None, pooling: str, loss: str, at_least: int
+    state_S: Tensor,
+    state_T: Tensor,
+    mask: Tensor | None,
+    mask_T: Tensor | None,
+    pooling: str,
+    loss: str,
+    at_least: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One vector an example and side, in one precision, zero for those without a valid token; and which have one.
+    """One vector an example and side, in one precision, zero for those without a valid token on both; and which have.
 
     Raises:
         MatchError: see the losses of this module.
@@ -212,9 +253,8 @@ def examples_of(
                 "needed"
             )
     dtype = torch.promote_types(full_precision(state_S).dtype, full_precision(state_T).dtype)
-    (student, valid), (teacher, _) = (
-        pooled_states(state.to(dtype), mask, pooling, loss) for state in (state_S, state_T)
-    )
+    student, valid_S = pooled_states(state_S.to(dtype), mask, pooling, loss)
+    teacher, valid_T = pooled_states(state_T.to(dtype), mask if mask_T is None else mask_T, pooling, loss)
     if student.shape[0] != teacher.shape[0]:
         raise MatchError(
             f"{loss}: teacher {list(state_T.shape)} and student {list(state_S.shape)} are not of one batch"
@@ -224,7 +264,8 @@ def examples_of(
             f"{loss}: relations need at least {at_least} examples, got a batch of {student.shape[0]} "
             f"({list(state_S.shape)}); use a larger batch, and drop_last=True in the loader"
         )
-    return student, teacher, valid
+    valid = valid_S & valid_T
+    return only_valid(student, valid), only_valid(teacher, valid), valid
 
 
 def pooled_states(state: Tensor, mask: Tensor | None, pooling: str, loss: str) -> tuple[Tensor, Tensor]:

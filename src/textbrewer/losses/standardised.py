@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._reduce import full_precision
-from .logits import comparable, kl_loss
+from .logits import comparable, kl_loss, ruled_out
 
 _LEAST_DEVIATION = 1e-3
 
@@ -18,8 +18,8 @@ _LEAST_DEVIATION = 1e-3
 def standardised_logits(logits: Tensor) -> Tensor:
     """``(z − mean z) / max(σ(z), 1e-3)`` for each row, with the mean and the deviation over its classes.
 
-    Classes of logit −∞ are left out of both and stay as they are. The deviation has a least value, since a head that
-    starts at zero gives equal logits.
+    Classes that are ruled out, of logit −∞ or the −1e4 that adaptors write at padding, are left out of both, stay as
+    they are and have no gradient. The deviation has a least value, since a head that starts at zero gives equal logits.
 
     Args:
         logits: ``(..., classes)``.
@@ -34,14 +34,15 @@ def standardised_logits(logits: Tensor) -> Tensor:
             [ 0.,  0.]])
     """
     logits = full_precision(logits)
-    possible = logits > -torch.inf
+    possible = ~ruled_out(logits)
     classes = possible.sum(dim=-1, keepdim=True).clamp(min=1)
     # From the largest, so that equal logits differ by exactly nothing from their mean.
     largest = torch.where(possible, logits, torch.finfo(logits.dtype).min).amax(dim=-1, keepdim=True).detach()
     from_largest = torch.where(possible, logits - largest, 0.0)
     centred = torch.where(possible, from_largest - from_largest.sum(dim=-1, keepdim=True) / classes, 0.0)
     variance = (centred**2).sum(dim=-1, keepdim=True) / classes
-    return torch.where(possible, centred / variance.clamp(min=_LEAST_DEVIATION**2).sqrt(), -torch.inf)
+    standardised = centred / variance.clamp(min=_LEAST_DEVIATION**2).sqrt()
+    return torch.where(possible, standardised, logits.detach())
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def standardised_kl_loss(
 
     ``τ² · mean over valid rows of KL(softmax(Z(T)/τ) ‖ softmax(Z(S)/τ))``, ``Z(z) = (z − mean z) / σ(z)``
 
-    Two logits standardise to ±1 or 0, so that with two classes only their order is left: use ``kl`` there.
+    Two logits standardise to ±1 or 0, so that with two classes only their order is left, and no gradient to speak of:
+    use ``kl`` there.
 
     Args:
         logits_S: student, ``(..., classes)``.

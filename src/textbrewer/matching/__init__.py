@@ -3,6 +3,6 @@
 from .capture import Capture, modules_at, path_of
 from .expand import expanded
 from .features import features_of
-from .projections import MatchLosses, Projections
+from .projections import Copies, MatchLosses, Projections
 
-__all__ = ["Capture", "MatchLosses", "Projections", "expanded", "features_of", "modules_at", "path_of"]
+__all__ = ["Capture", "Copies", "MatchLosses", "Projections", "expanded", "features_of", "modules_at", "path_of"]

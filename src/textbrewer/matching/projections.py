@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -84,15 +85,43 @@ class Projections(nn.ModuleList):
             yield
 
 
+class Copies:
+    """A distiller's own copy of each object that configs give it, so that what it learns stays out of other runs.
+
+    >>> copies, given = Copies(), nn.Linear(1, 1)
+    >>> copies.of(given) is given, copies.of(given) is copies.of(given)
+    (False, True)
+    """
+
+    def __init__(self) -> None:
+        # With what was given, since the id of what is gone may be taken by another.
+        self._made: dict[int, tuple[nn.Module, nn.Module]] = {}
+
+    def of(self, given: nn.Module) -> nn.Module:
+        """The copy, the same one each time."""
+        if given not in self:
+            self._made[id(given)] = (given, copy.deepcopy(given))
+        return self._made[id(given)][1]
+
+    def __contains__(self, given: object) -> bool:
+        return id(given) in self._made
+
+
 class MatchLosses(nn.ModuleList):
     """The losses of matches; those that are modules are trained with the student, or keep their state.
 
-    ``for_match[i]`` is the loss of match ``i``. A class in the table of losses becomes an object for each match.
+    ``for_match[i]`` is the loss of match ``i``. A class in the table of losses becomes an object for each match. A
+    module that matches give is copied, once however many share it, and stays as it was given.
     What else is trained with a lesson, such as a balance of its terms, may be appended.
+
+    Args:
+        matches: in their order.
+        copies: of the distiller, whose lessons may share an object, which is then trained by the first of them.
     """
 
-    def __init__(self, matches: Sequence[IntermediateMatch]) -> None:
+    def __init__(self, matches: Sequence[IntermediateMatch], copies: Copies | None = None) -> None:
         super().__init__()
+        self.copies = Copies() if copies is None else copies
         self.for_match: list[Callable[..., Any]] = []
         for match in matches:
             self.extend_by(match)
@@ -101,7 +130,10 @@ class MatchLosses(nn.ModuleList):
         """Add the loss of one more match; an object that several matches share is one."""
         named = match.loss if callable(match.loss) else MATCH_LOSS_MAP[match.loss]
         loss = named() if isinstance(named, type) else named
-        if isinstance(loss, nn.Module) and not any(loss is known for known in self):
+        known = loss in self.copies
+        if isinstance(match.loss, nn.Module):
+            loss = self.copies.of(match.loss)
+        if isinstance(loss, nn.Module) and not known:
             self.append(loss)
         self.for_match.append(loss)
 

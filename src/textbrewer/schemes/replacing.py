@@ -48,7 +48,8 @@ class ReplacingTrainer(Distiller):
 
     Raises:
         ConfigError: a rate outside [0, 1].
-        MatchError: layers that are not found, or numbers of them that do not divide.
+        MatchError: layers that are not found, numbers of them that do not divide, or layers of another kind of
+            attention than those they stand for.
 
     Source: 2002.02925.
     """
@@ -81,6 +82,7 @@ class ReplacingTrainer(Distiller):
                 f"theseus: width {widths[0]} of the teacher and {widths[1]} of the student, whose layers stand for "
                 "each other; both must be the same"
             )
+        _require_attention(self.layers_T, self.layers_S)
 
     def _teachers(self) -> list[nn.Module]:
         return [self.model_T]
@@ -127,8 +129,7 @@ class Replacement:
             yield
 
     def _hook(self, place: int) -> Callable[..., Any]:
-        group = len(self.layers_T) // len(self.layers_S)
-        predecessors = self.layers_T[place * group : (place + 1) * group]
+        predecessors = _groups(self.layers_T, self.layers_S)[place]
 
         def hook(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
             # What a callback runs is the student alone.
@@ -229,6 +230,34 @@ def _layers(model: nn.Module, path: str | None, side: str) -> list[nn.Module]:
         what = "the layers are not found" if path is None else f"{path!r} is no list of layers"
         raise MatchError(f"theseus: {what} in {type(model).__name__}; give {side} as one of {names}")
     return list(modules[found].children())
+
+
+def _groups(layers_T: list[nn.Module], layers_S: list[nn.Module]) -> list[list[nn.Module]]:
+    """The layers of the teacher that each of the student stands for."""
+    group = len(layers_T) // len(layers_S)
+    return [layers_T[place * group : (place + 1) * group] for place in range(len(layers_S))]
+
+
+def _require_attention(layers_T: list[nn.Module], layers_S: list[nn.Module]) -> None:
+    """Refuse layers of several kinds of attention in one place: a model makes masks and positions for each kind, and
+    the teacher's layers are called with those of the student's layer.
+
+    Raises:
+        MatchError: with every place.
+    """
+    differ = []
+    for place, (predecessors, layer) in enumerate(zip(_groups(layers_T, layers_S), layers_S, strict=True)):
+        own, *kinds = (getattr(one, "attention_type", None) for one in (layer, *predecessors))
+        if any(kind != own for kind in kinds):
+            first = place * len(kinds)
+            numbers = ", ".join(f"{first + i} ({kind})" for i, kind in enumerate(kinds))
+            differ.append(f"layer {place} of the student ({own}) for {numbers} of the teacher")
+    if differ:
+        raise MatchError(
+            f"theseus: layers stand for others of another attention_type: {'; '.join(differ)}; choose `layers=` of "
+            "build_student so that they agree, which takes as many layers as the teacher where its groups are mixed, "
+            "or use a distiller with matches"
+        )
 
 
 def _state(output: Any) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adaptors import _MASKED_LOGIT
 from ..configs.student import HeadConfig
 from ..losses import full_precision, masked_mean
+from ..types import MASKED_LOGIT
 
 HEAD_CLASSES = {
     "ForSequenceClassification": "text-classification",
@@ -65,7 +65,7 @@ class Head(nn.Module):
             states = self._pooled(states, padding)
         logits = self.classifier(self.dropout(states))
         if self.config.task == "question-answering":
-            start, end = logits.masked_fill(padding.unsqueeze(-1), _MASKED_LOGIT).unbind(-1)
+            start, end = logits.masked_fill(padding.unsqueeze(-1), MASKED_LOGIT).unbind(-1)
             return {"start_logits": start, "end_logits": end}
         return {"logits": logits}
 

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from ..adaptors import _MASKED_LOGIT
 from ..configs._base import config_class, reject
 from ..errors import AdaptorError, DataError, count_of
 from ..losses import full_precision, masked_mean
+from ..types import MASKED_LOGIT
 from .adaptor import MASK
 from .answers import answer_scores, best_null_threshold, each_score
 from .data import Lengths, Row, Rows, Table
@@ -259,7 +259,7 @@ class QuestionAnswering(Task):
         if not isinstance(logits, list) or len(logits) != 2:
             raise AdaptorError("question answering needs the logits of starts and of ends, each (batch, length)")
         mask = batch.get(MASK)
-        masked = logits if mask is None else [each.masked_fill(mask == 0, _MASKED_LOGIT) for each in logits]
+        masked = logits if mask is None else [each.masked_fill(mask == 0, MASKED_LOGIT) for each in logits]
         labels: list[Tensor] = [batch[key] for key in ("start_positions", "end_positions") if key in batch]
         if not labels:
             return {"logits": masked}
@@ -299,7 +299,7 @@ class QuestionAnswering(Task):
             for (text, each), probability in zip(ranked, odds, strict=False)
         ]
         nothing = {"text": "", "start": None, "end": None, "score": odds[-1] if self.null_answers and odds else 0.0}
-        margin = float(null - (ranked[0][1].score if ranked else 2 * _MASKED_LOGIT))
+        margin = float(null - (ranked[0][1].score if ranked else 2 * MASKED_LOGIT))
         chosen = listed[0] if listed and not (self.null_answers and margin > self.null_threshold) else nothing
         found = {"id": row["id"], "answer": chosen["text"], **{key: chosen[key] for key in ("start", "end", "score")}}
         return {**found, "n_best": listed, **({"null_margin": margin} if self.null_answers else {})}

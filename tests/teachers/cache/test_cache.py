@@ -159,6 +159,17 @@ def test_batches_of_two_sides(tmp_path, misses):
     assert misses == [4, 4, 4]
 
 
+@pytest.mark.parametrize("loss", ["embedding_mse", "rkd_distance", {"name": "rkd_angle", "pooling": "first"}])
+def test_pooled_sides_of_other_lengths(tmp_path, misses, loss):
+    config = {"intermediate_matches": [{**HIDDEN, "loss": loss}], "kd_loss_weight": 0}
+    sides = [{"teacher": batch_of(4, 7, seed), "student": batch_of(4, 5, seed + 9)} for seed in range(3)]
+    expected = learned(distiller_of(tmp_path, **config), sides)
+    with TeacherCache(tmp_path / "cache", dtype="float32") as cache:
+        for _ in range(2):
+            torch.testing.assert_close(learned(distiller_of(tmp_path, cache, **config), sides), expected, **EXACT)
+    assert misses == [4, 4, 4]
+
+
 def test_rows_that_come_back_in_other_batches_orders_and_paddings(tmp_path, misses):
     whole = batch_of(12, 6, seed=4)
 

@@ -25,7 +25,7 @@ class Reads:
     Attributes:
         logits: whether soft labels are learned from.
         labels: whether some term may need the labels that the teacher's adaptor gives.
-        inputs_mask: whether a custom match is called with the teacher's mask.
+        inputs_mask: whether some loss is called with the teacher's mask: of a custom match, or one that pools tokens.
         padding: whether some loss of features may read padding though it is told the mask: one of the user's own.
         layers: of each feature, as matches name them.
         over_heads: attention layers that are read only summed or averaged over their heads, and which.

@@ -69,10 +69,10 @@ def focal_kl(S, T, tau, label, gamma=1.0, beta=1.0):
 
 
 def standardised(row):
-    kept = [value for value in row if value > -INF]
+    kept = [value for value in row if value > -1e4]
     mean = math.fsum(kept) / len(kept)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in kept) / len(kept))
-    return [(value - mean) / max(deviation, 1e-3) for value in row]
+    return [(value - mean) / max(deviation, 1e-3) if value > -1e4 else value for value in row]
 
 
 def standardised_kl(S, T, tau, label):

@@ -82,7 +82,7 @@ def test_layers_of_another_kind_of_attention_are_refused_with_the_way_out(tmp_pa
         layer.attention_type = kind
     message = (
         r"layer 0 of the student \(full\) for 0 \(full\), 1 \(sliding\) of the teacher; choose `layers=` of "
-        "build_student"
+        "StudentConfig so that they agree"
     )
     with pytest.raises(MatchError, match=message):
         trainer_of(tmp_path, 0.5, teacher, student)

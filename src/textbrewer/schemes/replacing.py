@@ -255,8 +255,7 @@ def _require_attention(layers_T: list[nn.Module], layers_S: list[nn.Module]) -> 
     if differ:
         raise MatchError(
             f"theseus: layers stand for others of another attention_type: {'; '.join(differ)}; choose `layers=` of "
-            "build_student so that they agree, which takes as many layers as the teacher where its groups are mixed, "
-            "or use a distiller with matches"
+            "StudentConfig so that they agree, or use a distiller with matches where the teacher's own are of several"
         )
 
 

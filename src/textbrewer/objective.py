@@ -272,6 +272,14 @@ class HardLabels:
         return torch.stack([loss.float().mean() for loss in student.losses]).sum() / share.micro_batches
 
 
+def is_told_teachers_mask(match: IntermediateMatch, loss: Callable[..., Any]) -> bool:
+    """Whether a match's loss gets the mask of the teacher's own tokens, as ``mask_T``.
+
+    A mask of the match is of the student's tokens, and says that the teacher has the same.
+    """
+    return match.mask is None and takes_mask_T(loss)
+
+
 class FeatureMatch:
     """One intermediate match, with the projection of the student's feature if it has one.
 
@@ -297,8 +305,7 @@ class FeatureMatch:
         self.loss = loss or (match.loss if callable(match.loss) else MATCH_LOSS_MAP[match.loss])
         self.projection = projection
         self.both_masks = both_masks
-        # A mask of the match is of the student's tokens, and says that the teacher has the same.
-        self.takes_mask_T = match.mask is None and takes_mask_T(self.loss)
+        self.takes_mask_T = is_told_teachers_mask(match, self.loss)
 
     def advance(self, progress: float) -> None:
         """Move the weight on."""

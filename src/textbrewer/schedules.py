@@ -141,6 +141,12 @@ def constant_temperature_scheduler(logits_S: Tensor, logits_T: Tensor, base_temp
     return base_temperature
 
 
+def _around(base: float, beta: float, weights: Tensor) -> Tensor:
+    """``max(base + β (mean w − w), 0.1)``."""
+    tau: Tensor = base + beta * (weights.mean() - weights)
+    return tau.clamp(min=_LEAST_TEMPERATURE)
+
+
 def flsw_temperature_scheduler_builder(beta: float, gamma: float, eps: float = 1e-4, *args: Any) -> TemperatureSchedule:
     """Focal-loss-style weights: hotter rows where the student already agrees with the teacher.
 
@@ -165,8 +171,7 @@ def flsw_temperature_scheduler_builder(beta: float, gamma: float, eps: float = 1
         unit_T = teacher / (teacher.norm(dim=-1, keepdim=True) + eps)
         # Rounding may carry a cosine above 1, and a fractional power of a negative number is NaN.
         weights = (1 - (unit_S * unit_T).sum(dim=-1)).clamp(min=0).pow(gamma)
-        tau: Tensor = base_temperature + beta * (weights.mean() - weights)
-        return tau.clamp(min=_LEAST_TEMPERATURE)
+        return _around(base_temperature, beta, weights)
 
     return flsw_temperature_scheduler
 
@@ -189,8 +194,6 @@ def cwsm_temperature_scheduler_builder(beta: float, *args: Any) -> TemperatureSc
 
     def cwsm_temperature_scheduler(logits_S: Tensor, logits_T: Tensor, base_temperature: float) -> Tensor:
         largest = torch.softmax(logits_S.detach(), dim=-1).amax(dim=-1)
-        weights = 1 / (largest + 1e-3)
-        tau: Tensor = base_temperature + beta * (weights.mean() - weights)
-        return tau.clamp(min=_LEAST_TEMPERATURE)
+        return _around(base_temperature, beta, 1 / (largest + 1e-3))
 
     return cwsm_temperature_scheduler

@@ -13,10 +13,10 @@ from ..adaptors import AdaptedModel, label_names
 from ..configs import DistillationConfig, EnsembleConfig, IntermediateMatch
 from ..engine.sharding import is_sharded
 from ..errors import ConfigError, Problem, UnsupportedError
-from ..losses import needs_index, takes_mask_T
+from ..losses import needs_index
 from ..matching import MatchLosses, Projections, path_of
 from ..matching.layers import layer_list
-from ..objective import FeatureMatch, HardLabels, Objective, SoftLabels, Term
+from ..objective import FeatureMatch, HardLabels, Objective, SoftLabels, Term, is_told_teachers_mask
 from ..presets import BALANCE
 from ..teachers import CachedTeacher, EnsembleTeacher, LiveTeacher, Reads, TeacherCache, TeacherSource
 from ..types import INDEX, Adaptor
@@ -198,16 +198,17 @@ class Lesson:
         return CachedTeacher(live, namespace, reads, run.rows)
 
     def _reads(self, matches: list[IntermediateMatch], soft: SoftLabels) -> Reads:
-        both = [m for place, m in enumerate(self.matches) if place in self.custom or self._takes_mask_T(place)]
+        both = [
+            match
+            for place, (match, loss) in enumerate(zip(self.matches, self.losses.for_match, strict=True))
+            if place in self.custom or is_told_teachers_mask(match, loss)
+        ]
         return Reads.of(
             matches,
             logits=soft.reads_logits,
             labels=soft.reads_labels,
             inputs_mask=any(match in both for match in matches),
         )
-
-    def _takes_mask_T(self, place: int) -> bool:
-        return self.matches[place].mask is None and takes_mask_T(self.losses.for_match[place])
 
     def _read(self) -> list[IntermediateMatch]:
         """The matches that ever count."""

@@ -66,18 +66,16 @@ class Data:
 
     def divided_by(self, task: Task, tokenizer: Any) -> Data:
         """The same rows, encoded by another tokenizer."""
-
-        def encoded(part: Encoded) -> Encoded:
-            return task.encode(Rows(part.rows, part.report, task.target), tokenizer)
-
-        return replace(
-            self,
-            labelled=encoded(self.labelled),
-            train=encoded(self.train),
-            validation=encoded(self.validation),
-            test=None if self.test is None else encoded(self.test),
-            tokenizer=digest_of_tokenizer(tokenizer),
-        )
+        parts: dict[str, Encoded | None] = {
+            "labelled": self.labelled,
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        rows = {
+            name: None if part is None else Rows(part.rows, part.report, task.target) for name, part in parts.items()
+        }
+        return replace(self, **_encoded(rows, task, tokenizer), tokenizer=digest_of_tokenizer(tokenizer))
 
 
 def digest_of(value: Any) -> str:
@@ -207,20 +205,18 @@ def data_of(
         reports.append(f"augmentation: {count_of(len(variants), 'variant')} without labels")
         more += variants
     every = replace(labelled, rows=[*labelled, *more])
-    encoded = [task.encode(part, tokenizer) for part in (labelled, every, validation)]
-    lengths = encoded[1].report.lengths
+    parts = _encoded({"labelled": labelled, "train": every, "validation": validation, "test": test}, task, tokenizer)
+    lengths = parts["train"].report.lengths
     if lengths is not None:
         reports.append(str(lengths))
     for report in reports:
         logger.info("%s", report)
-    return Data(
-        labelled=encoded[0],
-        train=encoded[1],
-        validation=encoded[2],
-        test=None if test is None else task.encode(test, tokenizer),
-        reports=reports,
-        tokenizer=digest_of_tokenizer(tokenizer),
-    )
+    return Data(**parts, reports=reports, tokenizer=digest_of_tokenizer(tokenizer))
+
+
+def _encoded(parts: Mapping[str, Rows | None], task: Task, tokenizer: Any) -> dict[str, Any]:
+    """The parts of a run's rows, as :class:`Data` has them."""
+    return {name: None if rows is None else task.encode(rows, tokenizer) for name, rows in parts.items()}
 
 
 def _parted(rows: Rows) -> tuple[Rows, Rows]:

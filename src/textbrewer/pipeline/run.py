@@ -227,6 +227,11 @@ class Run:
         logger.info("teacher: fine-tuning %s on %s", settings.model, count_of(len(self.data.labelled.rows), "row"))
         return self._made(TEACHER, model, settings.training, train, {"model": digest_of_weights(model)})
 
+    @cached_property
+    def _teachers_digest(self) -> str:
+        """Of the weights that are learned from."""
+        return digest_of_weights(self.teacher.model)
+
     def _is_to_be_trained(self) -> bool:
         settings = self.recipe.teacher
         if settings.train != "auto":
@@ -248,7 +253,7 @@ class Run:
 
         kept = self.recipe.cache
         parts = {
-            "teacher": digest_of_weights(self.teacher.model),
+            "teacher": self._teachers_digest,
             "distillation": described(self.recipe.distillation),
             "matches": described(self.recipe.matches),
             "cache": None if kept is None else [kept.dtype, kept.top_k],
@@ -303,7 +308,7 @@ class Run:
         """
         sizes = self.recipe.student.sizes
         if sizes.get("init") in NARROWING:
-            return digest_of({"teacher": digest_of_weights(self.teacher.model), **sizes})
+            return digest_of({"teacher": self._teachers_digest, **sizes})
         return digest_of_weights(student)
 
     def _distillation(self, teacher: Any, student: Any) -> DistillationConfig:

@@ -159,8 +159,13 @@ class Encoded(Dataset[Feature]):
     @property
     def lengths(self) -> list[int]:
         """Tokens of each feature, of its longest sequence, for :class:`~textbrewer.LengthGroupedBatches`."""
+        return [max(len(ids) for ids in own) for own in self.ids]
+
+    @property
+    def ids(self) -> Iterator[list[Any]]:
+        """The ids of each feature's sequences, of the student's side."""
         students = (sides(feature).student for feature in self.features)
-        return [max(len(s["input_ids"]) for s in own.get(SEQUENCES, [own])) for own in students]
+        return ([sequence["input_ids"] for sequence in own.get(SEQUENCES, [own])] for own in students)
 
     @property
     def sequences(self) -> int:

@@ -26,7 +26,7 @@ from .data import DataReport, Finding, Row, Rows, Table
 from .data.columns import Chosen, Column
 from .data.report import Tally
 from .data.rows import held_out
-from .encoded import SEQUENCES, Encoded, two_sided
+from .encoded import Encoded, two_sided
 
 BadLabels = Literal["refuse", "unlabelled"]
 """What becomes of rows whose label cannot be used: an error that lists them, or rows without a label, counted."""
@@ -281,9 +281,7 @@ class Task(Config, ABC):
 
     def tokens_of(self, encoded: Encoded) -> Iterator[Any]:
         """The tokens of encoded rows, sequence by sequence, as :func:`~textbrewer.prune_vocabulary` takes them."""
-        for feature in encoded.features:
-            own = sides(feature).student
-            yield from (sequence["input_ids"].tolist() for sequence in own.get(SEQUENCES, [own]))
+        return (ids.tolist() for own in encoded.ids for ids in own)
 
     def load(self, name: str | Path, **options: Any) -> Any:
         """A pretrained model with this task's head, its labels saved in the config.

@@ -13,8 +13,8 @@ from tests.export.small import WORDS, rows
 from tests.tasks.small import bert, tokenizer_of
 from textbrewer import DistillationConfig, GeneralDistiller, build_student
 from textbrewer.configs import StudentConfig
-from textbrewer.doctor import Check, Examination, examine
-from textbrewer.tasks import TextClassification
+from textbrewer.doctor import Check, Examination, examine, teacher_calibration
+from textbrewer.tasks import TextClassification, TextRegression
 
 TASK = TextClassification(["good", "bad"], max_length=24)
 TOKENIZER = tokenizer_of(WORDS)
@@ -113,7 +113,53 @@ def test_a_teacher_that_guesses():
     assert found["teacher"].verdict == "bad" and "50.0%" in found["teacher"].way_out
     # It is sure of everything and right in half.
     assert found["teacher calibration"].verdict == "odd"
-    assert "calibration error 0.500, mean confidence 1.000" in found["teacher calibration"].found
+    assert "calibration error 0.500; right in 50.0%, and sure of it by 100.0%" in found["teacher calibration"].found
+    assert "raise distillation.temperature" in found["teacher calibration"].way_out
+
+
+class Saying(torch.nn.Module):
+    """Says of each text which of the two words it holds, as surely as it is told to."""
+
+    def __init__(self, margin):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, input_ids, **_):
+        words = torch.tensor(TOKENIZER.convert_tokens_to_ids(TASK.class_names))
+        return {"logits": self.margin * (input_ids.unsqueeze(-1) == words).any(dim=1).float()}
+
+
+def calibrated(margin, number, mistaken):
+    """The check of a teacher that is wrong on one of ``mistaken`` rows."""
+    told = rows(number)
+    for row in told[mistaken - 1 :: mistaken]:
+        row["label"] = "bad" if row["label"] == "good" else "good"
+    return teacher_calibration(TASK, Saying(margin), TASK.encode(told, TOKENIZER))
+
+
+@pytest.mark.parametrize(
+    ("margin", "mistaken", "verdict", "way_out"),
+    [
+        (9.0, 1000, "good", ""),  # right in 100 %, sure by 100 %
+        (1.8, 1000, "odd", "lower distillation.temperature"),  # sure by 86 %
+        (0.8, 1000, "bad", "teacher.training.num_epochs"),  # by 69 %
+        (0.4, 10, "bad", "distillation.hard_label_weight"),  # right in 90 %, sure by 60 %
+        (0.1, 2, "good", ""),  # right in 50 %, sure by 52 %
+    ],
+)
+def test_a_teacher_that_is_less_sure_than_it_is_right(margin, mistaken, verdict, way_out):
+    found = calibrated(margin, 100, mistaken)
+    assert found.verdict == verdict and way_out in found.way_out and bool(found.way_out) == bool(way_out), found
+
+
+def test_few_rows_do_not_tell_that_a_teacher_is_unsure():
+    assert calibrated(0.2, 100, 5).verdict == "bad"
+    # Right in 4 of 5, which may be luck.
+    assert calibrated(0.2, 5, 5).verdict == "odd"
+
+
+def test_calibration_is_of_classes():
+    assert teacher_calibration(TextRegression(), None, None) is None
 
 
 def test_labels_in_another_order_or_without_names():

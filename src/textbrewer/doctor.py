@@ -18,8 +18,9 @@ from .adaptors import are_unnamed, label_names
 from .configs import TrainingConfig
 from .errors import count_of
 from .feeding import sides
+from .report.findings import calibration
 from .report.profile import bytes_of, parameters_of
-from .tasks import Encoded, Task
+from .tasks import Encoded, Task, TextClassification
 from .tasks.scores import told
 
 Verdict = Literal["good", "odd", "bad"]
@@ -29,8 +30,7 @@ _FEW_ROWS = 5
 _UNEVEN = 20
 _CUT_SHARE = 0.05
 _UNKNOWN_SHARE = 0.02
-_WELL_CALIBRATED = 0.1
-_BINS = 10
+_WELL_CALIBRATED, _FAR_TOO_UNSURE = 0.1, 0.2
 _ROWS, _BATCHES = 50, 20
 # Weights, gradients and the two moments of Adam, of four bytes each.
 _BYTES_TRAINED = 16
@@ -226,22 +226,48 @@ def _teacher(task: Task, teacher: nn.Module, part: Encoded) -> Iterator[Check]:
         yield Check("teacher", "bad", text, way_out)
     else:
         yield Check("teacher", "good", text)
-    if task.name == "text_classification":
-        yield _calibration(task, teacher, part)
+    calibrated = teacher_calibration(task, teacher, part)
+    if calibrated is not None:
+        yield calibrated
 
 
-def _calibration(task: Task, teacher: nn.Module, part: Encoded) -> Check:
-    """The expected calibration error: how far confidence is from accuracy, over bins of confidence (1706.04599)."""
+def teacher_calibration(task: Task, teacher: nn.Module, part: Encoded) -> Check | None:
+    """How far a teacher's confidence is from being right; None for a task whose answers are no classes.
+
+    Args:
+        task: what is learned.
+        teacher: the model to learn from.
+        part: rows with labels that it was not trained on.
+
+    Returns:
+        ``bad`` is a teacher that is right far more often than it is sure: it was trained too little, and there is
+        little in its soft labels to learn.
+    """
+    if not isinstance(task, TextClassification):
+        return None
     said = task.decoded(task._logits(teacher, part, 64, {}), part)
     sure = np.asarray([max(each["scores"].values()) for each in said])
     right = np.asarray([each["label"] == row["label"] for each, row in zip(said, part.rows, strict=True)], dtype=float)
-    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
-    error = sum(abs(sure[bins == i].mean() - right[bins == i].mean()) * np.mean(bins == i) for i in set(bins.tolist()))
-    text = f"expected calibration error {error:.3f}, mean confidence {sure.mean():.3f}"
-    if error > _WELL_CALIBRATED:
+    error = calibration(sure.tolist(), right.tolist())["error"]
+    text = (
+        f"expected calibration error {error:.3f}; right in {right.mean():.1%}, and sure of it by {sure.mean():.1%} on "
+        "average"
+    )
+    too_unsure = float(right.mean() - sure.mean())
+    if too_unsure > max(_FAR_TOO_UNSURE, 2 * float(right.std()) / len(right) ** 0.5):
+        way_out = (
+            "it has been trained too little: more of teacher.training.num_epochs, or a higher "
+            "teacher.training.learning_rate; and let the student learn from the labels too "
+            "(distillation.hard_label_weight)"
+        )
+        return Check("teacher calibration", "bad", text, way_out)
+    if error <= _WELL_CALIBRATED:
+        return Check("teacher calibration", "good", text)
+    if too_unsure > 0:
+        way_out = "it is less sure than it is right: train it longer, or lower distillation.temperature"
+    else:
         way_out = "its soft labels say little beside the hard ones: raise distillation.temperature"
-        return Check("teacher calibration", "odd", text, way_out)
-    return Check("teacher calibration", "good", text)
+    return Check("teacher calibration", "odd", text, way_out)
 
 
 # One step.

@@ -65,6 +65,20 @@ def test_scores_are_those_of_the_models_in_the_folder(finished, material):
     assert [each["label"] for each in said] == ["good", "bad"]
 
 
+def test_a_teacher_of_whom_there_is_little_to_learn(finished, tmp_path, caplog):
+    teacher = load_model(finished.output_dir / "teacher")
+    for name, scale in (("sure", 8.0), ("unsure", 0.002)):
+        shutil.copytree(finished.output_dir / "teacher", tmp_path / name)
+        # All answers stay as they are.
+        teacher.classifier.weight.data.mul_(scale)
+        teacher.classifier.bias.data.mul_(scale)
+        teacher.save_pretrained(tmp_path / name)
+        changes = [f"teacher.model={tmp_path / name}", f"output_dir={tmp_path / 'run'}", "training.num_steps=1"]
+        distill(finished.output_dir / "recipe.yaml", [*changes, "cache=false", "baseline=false"])
+        told = "it has been trained too little" in caplog.text and "hard_label_weight" in caplog.text
+        assert told == (name == "unsure")
+
+
 def test_the_best_checkpoint_is_the_one_that_is_kept(finished):
     for name, record in records_of(finished.output_dir).items():
         best = max(each["accuracy"] for each in record["evaluations"])

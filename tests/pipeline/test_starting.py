@@ -30,6 +30,20 @@ def test_texts_and_labels(tmp_path):
     assert "20 rows, 20 used, all with labels" in text and "labels: bad 10, good 10" in text
 
 
+def test_students_learn_from_labels_too_where_there_are_any(tmp_path):
+    path = films(tmp_path / "films.csv", 20)
+    assert written(path, tmp_path)["distillation"]["hard_label_weight"] == 0.5
+    pairs = lines(tmp_path / "pairs.jsonl", {"text": "a", "text_pair": "b"}, {"text": "c", "text_pair": "d"})
+    found = written(pairs, tmp_path, task="sentence_embedding", force=True)
+    assert found["distillation"]["hard_label_weight"] == 0
+
+
+@pytest.mark.parametrize(("number", "epochs"), [(20, 20), (1000, 10), (5000, 3)])
+def test_few_rows_are_passed_over_more_often(tmp_path, number, epochs):
+    found = written(films(tmp_path / "films.csv", number), tmp_path)
+    assert found["training"]["num_epochs"] == found["teacher"]["training"]["num_epochs"] == epochs
+
+
 def test_what_is_written_is_a_recipe(tmp_path):
     films(tmp_path / "films.csv", 20)
     init(tmp_path / "films.csv", tmp_path / "films.yaml")

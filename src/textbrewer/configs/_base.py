@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -140,6 +141,15 @@ def problems_of(error: ValidationError, known: list[str]) -> list[Problem]:
     return list(deepest.values())
 
 
+def _wanted(message: str) -> str:
+    """What pydantic says that a value should be.
+
+    >>> _wanted("List should have at least 2 items after validation, not 1")
+    'at least 2 items'
+    """
+    return re.sub(r"^\w+ should (?:be|have) | after validation, not .*$", "", message)
+
+
 def _is_union_branch(part: object) -> bool:
     """Whether a part of an error's location is pydantic's name for a branch of a union rather than a key."""
     return isinstance(part, str) and (part in ("str", "int", "none", "callable") or part.endswith(("]", ")")))
@@ -161,7 +171,7 @@ def _problem(item: dict[str, Any], known: list[str]) -> Problem:
         return Problem(path, f"at most {len(known)} positional arguments", repr(item["input"]))
     if kind in ("missing", "missing_argument"):
         return Problem(path, "a value", "nothing")
-    expected = context["expected"] if kind == "textbrewer" else item["msg"].removeprefix("Input should be ")
+    expected = context["expected"] if kind == "textbrewer" else _wanted(item["msg"])
     hint = context.get("hint", "") or (
         "give one, or leave the key out for its default" if item["input"] is None else ""
     )

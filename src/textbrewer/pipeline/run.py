@@ -22,7 +22,7 @@ from .. import __version__
 from ..configs import DistillationConfig, IntermediateMatch, TrainingConfig
 from ..configs.recipe import CacheSettings, Recipe, StudentSettings, TrainingSettings
 from ..distillers import BasicTrainer, GeneralDistiller
-from ..doctor import Examination, examine
+from ..doctor import Examination, examine, teacher_calibration
 from ..engine import Schedule
 from ..engine.checkpoint import described, locked
 from ..errors import ConfigError, DataError, Problem, UnsupportedError, count_of
@@ -213,11 +213,18 @@ class Run:
     @cached_property
     def teacher(self) -> Made:
         """The teacher: as it was given, or fine-tuned."""
+        made = self._fine_tuned() if self._is_to_be_trained() else self._taken_as_it_is()
+        once(self.ranks, lambda: self._tell_of_unsure(made.model))
+        return made
+
+    def _taken_as_it_is(self) -> Made:
+        settings = self.recipe.teacher
+        scores = once(self.ranks, lambda: self._scores(self._given, settings.training))
+        logger.info("teacher: %s as it is, %s", settings.model, told(scores))
+        return Made(self._given, settings.model, {"scores": scores, "seconds": 0.0})
+
+    def _fine_tuned(self) -> Made:
         settings, model = self.recipe.teacher, self._given
-        if not self._is_to_be_trained():
-            scores = once(self.ranks, lambda: self._scores(model, settings.training))
-            logger.info("teacher: %s as it is, %s", settings.model, told(scores))
-            return Made(model, settings.model, {"scores": scores, "seconds": 0.0})
 
         def train(work: Path) -> Any:
             config = self._training(settings.training, work)
@@ -226,6 +233,12 @@ class Run:
 
         logger.info("teacher: fine-tuning %s on %s", settings.model, count_of(len(self.data.labelled.rows), "row"))
         return self._made(TEACHER, model, settings.training, train, {"model": digest_of_weights(model)})
+
+    def _tell_of_unsure(self, teacher: Any) -> None:
+        """Warn of a teacher of whom there is little to learn."""
+        found = teacher_calibration(self.task, teacher, self.data.validation)
+        if found is not None and found.verdict == "bad":
+            logger.warning("teacher: %s; %s", found.found, found.way_out)
 
     @cached_property
     def _teachers_digest(self) -> str:

@@ -21,6 +21,10 @@ from .models import config_of
 _LOOKED_AT = 2000
 """Rows by which a task is guessed."""
 _MOST_CLASSES = 50
+_BATCH, _LEAST_STEPS, _EPOCHS = 32, 300, (3, 20)
+"""Few rows are passed over more often than many: 3 passes over them teach a model nothing (2006.04884, 2006.05987)."""
+_LABELS = 0.5
+"""``hard_label_weight`` where there are labels: a teacher who knows little does not then lead the student astray."""
 
 _TEXT = """\
 # A recipe of textbrewer: {kind} on {file}.
@@ -39,7 +43,7 @@ task:
 # A folder or a name of the hub. One without a head for this task is fine-tuned first, into output_dir/teacher.
 teacher:
   model: {teacher}
-  training: {{num_epochs: 3, learning_rate: 3.0e-5, batch_size: 32}}
+  training: {{num_epochs: {epochs}, learning_rate: 3.0e-5, batch_size: 32}}
   # Leaves out the tokens that the training rows do not use: a small student is mostly embeddings.
   # prune_vocabulary: true
 
@@ -60,13 +64,13 @@ data:
 
 distillation:
   temperature: 4
-  # Of the loss on the labels beside what the teacher says; 0 learns from the teacher alone.
-  hard_label_weight: 0
+  # Of the loss on the labels, beside what the teacher says; 0 learns from the teacher alone.
+  hard_label_weight: {hard_label_weight}
   # Which layers of the teacher the student's learn from: uniform, minilm, tinybert, many_to_many and others, or none.
   matches: uniform
 
 training:
-  num_epochs: 3
+  num_epochs: {epochs}
   batch_size: 32
   learning_rate: 1.0e-4
   # early_stopping_patience: 2
@@ -166,6 +170,8 @@ def _recipe(
         teacher=_common_teacher(name, rows) if teacher is None else _in_yaml(_relative(teacher, output)),
         train=_in_yaml(source),
         columns=_in_yaml(renamed),
+        epochs=min(max(_EPOCHS[0], -(-_LEAST_STEPS * _BATCH // max(len(rows), 1))), _EPOCHS[1]),
+        hard_label_weight=_LABELS if any(row[task.target] is not None for row in rows) else 0,
         output_dir=_in_yaml(f"runs/{output.stem}"),
     )
 

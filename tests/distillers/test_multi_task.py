@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.tiny import EncoderAdaptor, batches, encoder
-from textbrewer import DistillationConfig, MultiTaskDistiller, TrainingConfig
+from textbrewer import CustomMatch, DistillationConfig, MultiTaskDistiller, TrainingConfig
 from textbrewer.balancing import UncertaintyWeights
 from textbrewer.distillers.multi_task import TaskStream
 from textbrewer.errors import ConfigError, DataError
@@ -88,9 +88,30 @@ def test_matches_and_weights_by_task(tmp_path):
 
 def test_one_config_shares_its_projections(tmp_path):
     teachers = {"topic": encoder(1, width=12), "tone": encoder(2, width=12)}
-    distiller = distiller_of(tmp_path, {"intermediate_matches": [MATCH]}, teachers=teachers)
-    assert distiller.lessons["topic"].projections is distiller.lessons["tone"].projections
+    matches = [{**MATCH, "proj": ["linear", 8, 12]}]
+    distiller = distiller_of(tmp_path, {"intermediate_matches": matches}, teachers=teachers)
+    topic, tone = (distiller.lessons[task].projections for task in teachers)
+    assert topic.for_match == tone.for_match and (len(topic), len(tone)) == (1, 0)
+    before = topic[0].weight.detach().clone()
     train(distiller)
+    assert not torch.equal(topic[0].weight, before)
+
+
+def test_a_match_that_is_added_to_one_task_is_of_that_task_alone(tmp_path):
+    teachers = {"topic": encoder(1, width=12), "tone": encoder(2, width=12)}
+    distiller = distiller_of(tmp_path, {"intermediate_matches": [MATCH]}, teachers=teachers)
+    of_tone, of_topic = nn.Linear(8, 12), nn.Linear(8, 12)
+    for task, module in (("tone", of_tone), ("topic", of_topic)):
+        distiller.add_match(CustomMatch("layers.0", "layers.0", 1.0, "hidden_mse", module), task=task)
+    before = [module.weight.detach().clone() for module in (of_tone, of_topic)]
+    train(distiller, steps=8)
+    topic, tone = (distiller.lessons[task].projections.for_match for task in teachers)
+    assert topic[0] is tone[0] and topic[1] is of_topic and tone[1] is of_tone
+    assert not any(map(torch.equal, before, (of_tone.weight, of_topic.weight)))
+    # The other task goes on without it.
+    distiller = distiller_of(tmp_path / "one", {"intermediate_matches": [MATCH]}, teachers=teachers)
+    distiller.add_match(CustomMatch("layers.0", "layers.0", 1.0, "hidden_mse", nn.Linear(8, 12)), task="tone")
+    train(distiller, steps=8)
 
 
 @pytest.mark.parametrize("one_config", [True, False])

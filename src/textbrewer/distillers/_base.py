@@ -172,9 +172,8 @@ class Distiller(ABC):
         return [teacher for lesson in self._lessons() for teacher in lesson.teachers]
 
     def _trained_beside(self) -> list[Projections | MatchLosses]:
-        """What is trained with the student, each once though lessons may share it."""
-        parts = [part for lesson in self._lessons() for part in (lesson.projections, lesson.losses)]
-        return list({id(part): part for part in parts}.values())
+        """What is trained with the student; what lessons share is the first one's."""
+        return [part for lesson in self._lessons() for part in (lesson.projections, lesson.losses)]
 
     @contextmanager
     def filling(self, cache: TeacherCache, loader: Any, args: Mapping[str, Any]) -> Iterator[list[FillJob]]:

@@ -170,9 +170,9 @@ class MultiTaskDistiller(MatchedDistiller):
             config = distill_config[task] if isinstance(distill_config, Mapping) else distill_config
             matches = expanded(config.intermediate_matches, teachers, model_S)
             shared = None if isinstance(distill_config, Mapping) else next(iter(self.lessons.values()), None)
-            projections = Projections(matches) if shared is None else shared.projections
+            projections = Projections(matches) if shared is None else shared.projections.shared()
             adaptor = (adaptor_S or {}).get(task)
-            losses = MatchLosses(matches, copies) if shared is None else shared.losses
+            losses = MatchLosses(matches, copies) if shared is None else shared.losses.shared()
             self.lessons[task] = Lesson(config, teachers, adaptors, adaptor, matches, projections, options, losses)
 
     def _lesson(self, task: str | None) -> Lesson:

@@ -61,6 +61,12 @@ class Projections(nn.ModuleList):
         for match in matches:
             self.extend_by(match)
 
+    def shared(self) -> Projections:
+        """The same ones for the matches of another lesson, which trains only what is added to it later."""
+        found = Projections([])
+        found.for_match = list(self.for_match)
+        return found
+
     def extend_by(self, match: IntermediateMatch, options: Mapping[str, Any] | None = None) -> None:
         """Add what one more match needs; ``options`` win over those in its ``proj``."""
         if match.proj is None:
@@ -125,6 +131,12 @@ class MatchLosses(nn.ModuleList):
         self.for_match: list[Callable[..., Any]] = []
         for match in matches:
             self.extend_by(match)
+
+    def shared(self) -> MatchLosses:
+        """The same ones for the matches of another lesson, which trains only what is added to it later."""
+        found = MatchLosses([], self.copies)
+        found.for_match = list(self.for_match)
+        return found
 
     def extend_by(self, match: IntermediateMatch) -> None:
         """Add the loss of one more match; an object that several matches share is one."""

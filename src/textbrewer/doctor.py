@@ -30,7 +30,9 @@ _FEW_ROWS = 5
 _UNEVEN = 20
 _CUT_SHARE = 0.05
 _UNKNOWN_SHARE = 0.02
-_WELL_CALIBRATED, _FAR_TOO_UNSURE = 0.1, 0.2
+_WELL_CALIBRATED = 0.1
+_SHOWN = 0.3
+"""The least share of what a teacher knows beyond a guess that is to be seen in its confidence."""
 _ROWS, _BATCHES = 50, 20
 # Weights, gradients and the two moments of Adam, of four bytes each.
 _BYTES_TRAINED = 16
@@ -240,8 +242,8 @@ def teacher_calibration(task: Task, teacher: nn.Module, part: Encoded) -> Check 
         part: rows with labels that it was not trained on.
 
     Returns:
-        ``bad`` is a teacher that is right far more often than it is sure: it was trained too little, and there is
-        little in its soft labels to learn.
+        ``bad`` is a teacher that is often right, and yet hardly surer than one that guesses: it was trained too
+        little, and there is little in its soft labels to learn.
     """
     if not isinstance(task, TextClassification):
         return None
@@ -249,21 +251,19 @@ def teacher_calibration(task: Task, teacher: nn.Module, part: Encoded) -> Check 
     sure = np.asarray([max(each["scores"].values()) for each in said])
     right = np.asarray([each["label"] == row["label"] for each, row in zip(said, part.rows, strict=True)], dtype=float)
     error = calibration(sure.tolist(), right.tolist())["error"]
-    text = (
-        f"expected calibration error {error:.3f}; right in {right.mean():.1%}, and sure of it by {sure.mean():.1%} on "
-        "average"
-    )
-    too_unsure = float(right.mean() - sure.mean())
-    if too_unsure > max(_FAR_TOO_UNSURE, 2 * float(right.std()) / len(right) ** 0.5):
+    text = f"expected calibration error {error:.3f}; right in {right.mean():.1%}, on average sure by {sure.mean():.1%}"
+    guess = 1 / len(task.class_names)
+    knows, shows = float(right.mean()) - guess, float(sure.mean()) - guess
+    if shows < _SHOWN * knows and knows - shows > 2 * float(right.std()) / len(right) ** 0.5:
         way_out = (
-            "it has been trained too little: more of teacher.training.num_epochs, or a higher "
-            "teacher.training.learning_rate; and let the student learn from the labels too "
-            "(distillation.hard_label_weight)"
+            f"it is hardly surer than a guess ({guess:.1%}), as after too little training: give it more of "
+            "teacher.training.num_epochs, or a higher teacher.training.learning_rate; and let the student learn from "
+            "the labels too (distillation.hard_label_weight)"
         )
         return Check("teacher calibration", "bad", text, way_out)
     if error <= _WELL_CALIBRATED:
         return Check("teacher calibration", "good", text)
-    if too_unsure > 0:
+    if knows > shows:
         way_out = "it is less sure than it is right: train it longer, or lower distillation.temperature"
     else:
         way_out = "its soft labels say little beside the hard ones: raise distillation.temperature"

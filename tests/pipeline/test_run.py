@@ -75,8 +75,20 @@ def test_a_teacher_of_whom_there_is_little_to_learn(finished, tmp_path, caplog):
         teacher.save_pretrained(tmp_path / name)
         changes = [f"teacher.model={tmp_path / name}", f"output_dir={tmp_path / 'run'}", "training.num_steps=1"]
         distill(finished.output_dir / "recipe.yaml", [*changes, "cache=false", "baseline=false"])
-        told = "it has been trained too little" in caplog.text and "hard_label_weight" in caplog.text
+        told = "after too little training" in caplog.text and "hard_label_weight" in caplog.text
         assert told == (name == "unsure")
+
+
+def test_a_teacher_that_was_trained_already_is_looked_over(finished):
+    def found(*changes):
+        return {each.name: each for each in examine(finished.output_dir / "recipe.yaml", changes).checks}
+
+    before = times_of(finished.output_dir)
+    accuracy = finished.scores["teacher"]["accuracy"]
+    assert f"accuracy {accuracy:.4f}" in found()["teacher"].found and "teacher calibration" in found()
+    anew = found("teacher.training.num_epochs=5")
+    assert "it is fine-tuned first" in anew["teacher"].found and "teacher calibration" not in anew
+    assert times_of(finished.output_dir) == before
 
 
 def test_the_best_checkpoint_is_the_one_that_is_kept(finished):

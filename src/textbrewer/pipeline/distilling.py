@@ -153,7 +153,8 @@ def fill_cache(recipe: RecipeLike, overrides: Sequence[str] = ()) -> CacheFillin
 def examine(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Examination:
     """Look over a recipe before it is carried out: data, teacher, tokenizer, matches, gradients, memory and time.
 
-    Nothing is trained, and nothing written.
+    Nothing is trained, and nothing written. A teacher that :func:`train` or :func:`distill` made of this recipe already
+    is looked over as it is.
 
     Raises:
         ConfigError: the recipe cannot be used.

@@ -232,7 +232,17 @@ class Run:
             return self._fit(trainer, model, self.data.labelled, config)
 
         logger.info("teacher: fine-tuning %s on %s", settings.model, count_of(len(self.data.labelled.rows), "row"))
-        return self._made(TEACHER, model, settings.training, train, {"model": digest_of_weights(model)})
+        return self._made(TEACHER, model, settings.training, train, self._parts_of_teacher())
+
+    def _parts_of_teacher(self) -> dict[str, Any]:
+        return {"model": digest_of_weights(self._given)}
+
+    def _teacher_as_it_stands(self) -> Any:
+        """The teacher without training it now; None if it is yet to be trained."""
+        if not self._is_to_be_trained():
+            return self._given
+        folder, key = self.folder / TEACHER, self._key(self.recipe.teacher.training, self._parts_of_teacher())
+        return None if self._record_of(folder, key) is None else self._loaded(folder)
 
     def _tell_of_unsure(self, teacher: Any) -> None:
         """Warn of a teacher of whom there is little to learn."""
@@ -371,7 +381,8 @@ class Run:
         """
         if self.ranks.number > 1:
             raise UnsupportedError("a recipe is looked over in one process; start it without torchrun")
-        teacher, settings = self._given, self.recipe.training
+        settings, trained = self.recipe.training, self._teacher_as_it_stands()
+        teacher = self._given if trained is None else trained
         student = self._new_student(teacher)
         parts = {"train": self.data.labelled, "validation": self.data.validation, "test": self.data.test}
         return examine(
@@ -382,7 +393,7 @@ class Run:
             student,
             lambda config: self._distiller(teacher, student, config),
             next(iter(self._loader(self.data.train, settings))),
-            trained=not self._is_to_be_trained(),
+            trained=trained is not None,
             steps=self._steps(self.data.train, settings),
         )
 
@@ -397,17 +408,7 @@ class Run:
         parts: Mapping[str, Any],
     ) -> Made:
         """The model called ``name``: as an earlier run made it of the same parts, or trained now."""
-        made_of = {
-            **parts,
-            "data": self.data.key,
-            "task": task_settings(self.task),
-            "training": lasting(settings),
-            "seed": self.recipe.seed,
-            "version": __version__,
-            "processes": self.ranks.number,
-        }
-        # The first one's, since the last digits of what several have trained may differ.
-        key = self.ranks.agree(digest_of(made_of))
+        key = self._key(settings, parts)
         folder, work = self.folder / name, self.folder / WORK / f"{name}-{key}"
         record = once(self.ranks, lambda: self._record_of(folder, key))
         if record is not None:
@@ -438,6 +439,20 @@ class Run:
         logger.info("%s: %s (%.0f s)", name, told(record["scores"]), seconds)
         return Made(model.eval(), str(folder), record)
 
+    def _key(self, settings: TrainingSettings, parts: Mapping[str, Any]) -> str:
+        """What a model is found again by: all that it is made of."""
+        made_of = {
+            **parts,
+            "data": self.data.key,
+            "task": task_settings(self.task),
+            "training": lasting(settings),
+            "seed": self.recipe.seed,
+            "version": __version__,
+            "processes": self.ranks.number,
+        }
+        # The first one's, since the last digits of what several have trained may differ.
+        return self.ranks.agree(digest_of(made_of))
+
     def _record_of(self, folder: Path, key: str) -> dict[str, Any] | None:
         """The record of a model that is there already and made of the same."""
         record = record_in(folder)
@@ -464,8 +479,7 @@ class Run:
 
     def _found(self, name: str, folder: Path, record: dict[str, Any], settings: TrainingSettings) -> Made:
         """A model that is there already, scored anew if the rows to score it on are others."""
-        trusted = self.recipe.teacher.trust_remote_code
-        model = teacher_of(str(folder), self.task, trust_remote_code=True) if trusted else any_model(folder)
+        model = self._loaded(folder)
 
         def scored() -> dict[str, Any]:
             if record.get("scored") == self.data.scored_key:
@@ -477,6 +491,11 @@ class Run:
         record = once(self.ranks, scored)
         logger.info("%s: already there, %s", name, told(record["scores"]))
         return Made(model, str(folder), record)
+
+    def _loaded(self, folder: Path) -> Any:
+        """A model that a run made."""
+        trusted = self.recipe.teacher.trust_remote_code
+        return teacher_of(str(folder), self.task, trust_remote_code=True) if trusted else any_model(folder)
 
     def _scores(self, model: nn.Module, settings: TrainingSettings) -> dict[str, float]:
         return self.task.evaluate(model, self.data.scored, settings.eval_batch_size)

@@ -7,9 +7,9 @@ import torch
 
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 
-from tests.tasks.small import bert, tokenizer_of
-from textbrewer import DistillationConfig
-from textbrewer.errors import ConfigError, DataError
+from tests.tasks.small import bert, run, tokenizer_of, training
+from textbrewer import BasicTrainer, DistillationConfig
+from textbrewer.errors import AdaptorError, ConfigError, DataError
 from textbrewer.tasks import MultiLabelClassification, TextRegression
 
 TASK = TextRegression(max_length=12)
@@ -65,3 +65,15 @@ def test_soft_label_losses_of_classes_are_refused(task):
     for loss in (*task.soft_losses, ["huber", 0.5], lambda s, t, tau: (s - t).abs().mean()):
         assert len(task.adaptors(model, model, DistillationConfig(kd_loss_type=loss))) == 2
     assert len(task.adaptors(model, model, DistillationConfig(kd_loss_weight=0))) == 2
+
+
+def test_a_model_of_several_outputs_is_refused(tmp_path):
+    model = bert(TASK, TOKENIZER, num_labels=2)
+    data = TASK.encode([{"text": "a b", "label": 1.0}, {"text": "b", "label": 2.0}], TOKENIZER)
+    for use in (
+        lambda: TASK.evaluate(model, data),
+        lambda: TASK.predict(model, ["a"], TOKENIZER),
+        lambda: run(BasicTrainer(training(tmp_path), model, TASK.adaptor(model)), model, data.loader(2), 1),
+    ):
+        with pytest.raises(AdaptorError, match=r"num_labels=1, and this one gave logits \(\d, 2\)"):
+            use()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..configs._base import config_class
+from ..errors import AdaptorError
 from ..losses import full_precision, masked_mean
 from .data import Row
 from .encoded import Encoded
@@ -45,6 +46,19 @@ class TextRegression(NumberTask):
     def model_settings(self) -> dict[str, Any]:
         """One output."""
         return {"num_labels": 1, "problem_type": "regression"}
+
+    def logits_of(self, logits: Any, outputs: Any, batch: Mapping[str, Any]) -> Any:
+        """The logits as they are.
+
+        Raises:
+            AdaptorError: the model gives more than one number a text.
+        """
+        if logits is not None and logits.shape[-1] != 1:
+            raise AdaptorError(
+                f"{self.name}: its model gives one number a text, num_labels=1, and this one gave logits "
+                f"{tuple(logits.shape)}; load it with task.load"
+            )
+        return logits
 
     def learned(self, logits: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """``(batch, 1)`` logits, and the mean squared error of the labelled rows."""

@@ -188,6 +188,12 @@ def test_what_cannot_be_planned(clock, limits, message):
         plan(teacher(), limits, candidates=GRID)
 
 
+def test_recurrent_students_are_candidates_too():
+    bigru = StudentConfig(1, hidden_size=8, family="bigru")
+    found = plan(teacher(), Limits(max_params=10_000_000, **SHORT), candidates=[bigru], repeats=2)
+    assert (found.chosen.layers, found.chosen.width, found.chosen.heads) == (1, 8, 0)
+
+
 def test_other_bad_input(clock):
     limits = Limits(max_mb=1, **SHORT)
     with pytest.raises(StudentError, match="there are no candidates"):

@@ -14,12 +14,12 @@ from torch import nn
 
 from .configs import StudentConfig
 from .errors import StudentError, count_of
+from .matching.layers import positions_of
 from .report.inspection import random_tokens
 from .report.plots import COLOURS, LIGHT, Point, is_on_front, svg_of
 from .report.profile import Inputs, machine, parameters_of, seconds
 from .report.table import aligned
 from .students import build_student_with_report
-from .tasks.adaptor import positions_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -323,9 +323,10 @@ def _costs(model: Any, config: StudentConfig | None) -> Candidate:
     parameters = parameters_of(model)
     return Candidate(
         config=config,
-        layers=model.config.num_hidden_layers,
+        # A recurrent student has layers of another name, and no heads.
+        layers=getattr(model.config, "num_hidden_layers", None) or model.config.num_layers,
         width=model.config.hidden_size,
-        heads=model.config.num_attention_heads,
+        heads=getattr(model.config, "num_attention_heads", 0),
         parameters=parameters,
         capacity=parameters - sum(weight.numel() for weight in tables.values()),
         megabytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6,

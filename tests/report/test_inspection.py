@@ -113,3 +113,17 @@ def test_any_module_with_inputs_of_its_own():
 def test_sizes_that_cannot_be(arguments, message):
     with pytest.raises(DataError, match=message):
         inspect_model(bert(), **{"lengths": (8,), **arguments})
+
+
+def test_a_model_that_another_process_cannot_load(caplog):
+    class Mine(transformers.BertForSequenceClassification):
+        pass
+
+    found = inspect_model(Mine(bert().config), batch_sizes=(1,), lengths=(4,), repeats=2)
+    assert found.costs[0].peak_memory is None and found.disk
+    assert "peak memory: left out" in caplog.text
+
+
+def test_several_texts_a_row_are_for_the_caller_to_make():
+    with pytest.raises(UnsupportedError, match="takes several texts a row; give inputs="):
+        inspect_model(transformers.BertForMultipleChoice(bert().config), lengths=(4,), repeats=2)

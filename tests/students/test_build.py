@@ -10,6 +10,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra `hf`"
 from tests.students.families import FAMILIES, SIZES, teacher_of  # noqa: E402
 from textbrewer import StudentConfig, build_student  # noqa: E402
 from textbrewer.errors import ConfigError, StudentError, UnknownNameError  # noqa: E402
+from textbrewer.matching.layers import positions_of  # noqa: E402
 from textbrewer.students import STUDENT_PRESETS, build_student_with_report  # noqa: E402
 
 LAYERS = {"DistilBert": "distilbert.transformer.layer", "ModernBert": "model.layers"}
@@ -175,6 +176,48 @@ def test_other_families_get_the_sizes_too(family):
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 8, 1)
     assert getattr(config, "hidden_dim" if family == "distilbert" else "intermediate_size") == 24
     assert student(input_ids=torch.randint(3, 60, (2, 5))).logits.shape == (2, 4)
+
+
+@pytest.mark.parametrize("family", ["bert", "electra", "roberta"])
+def test_a_teacher_without_types_of_tokens_has_students_with_them(family):
+    teacher = teacher_of("DebertaV2", type_vocab_size=0)
+    student = build_student(teacher, StudentConfig(1, family=family))
+    ids = torch.randint(3, 60, (2, 5))
+    assert student(input_ids=ids, token_type_ids=torch.ones_like(ids)).logits.shape == (2, 4)
+
+
+@pytest.mark.parametrize("pad", [0, 3])
+@pytest.mark.parametrize("families", [("Bert", "roberta"), ("Roberta", "bert"), ("ModernBert", "roberta")])
+def test_students_of_another_family_take_as_many_tokens(families, pad):
+    teacher = teacher_of(families[0], max_position_embeddings=20, pad_token_id=pad)
+    student = build_student(teacher, StudentConfig(1, family=families[1]))
+    longest = positions_of(teacher) or 20
+    assert positions_of(student) == longest == (19 - pad if families[0] == "Roberta" else 20)
+    ids = torch.randint(4, 60, (1, longest))
+    assert teacher(input_ids=ids).logits.shape == student(input_ids=ids).logits.shape
+
+
+def test_heads_that_cut_the_teachers_weights_elsewhere():
+    teacher = teacher_of()
+    heads = teacher.config.num_attention_heads * 2
+    with pytest.raises(StudentError, match=f"num_attention_heads={heads} would cut.*init='random'"):
+        build_student(teacher, StudentConfig(2, num_attention_heads=heads))
+    random = StudentConfig(2, num_attention_heads=heads, init="random")
+    assert build_student(teacher, random).config.num_attention_heads == heads
+
+
+def test_a_width_of_heads_that_the_config_names():
+    teacher = teacher_of("DebertaV2", attention_head_size=4)
+    student = build_student(teacher, StudentConfig(1, hidden_size=12, num_attention_heads=2))
+    assert student(input_ids=torch.randint(3, 60, (2, 5))).logits.shape == (2, 4)
+
+
+def test_a_teacher_without_a_pooler_has_students_without_one():
+    teacher = transformers.BertModel(transformers.BertConfig(**SIZES), add_pooling_layer=False)
+    student, report = build_student_with_report(teacher, StudentConfig(2))
+    assert student.pooler is None and report.fresh == []
+    # As far as the teacher's class goes: a head that has none keeps none.
+    assert build_student(teacher_of(head="ForTokenClassification"), StudentConfig(2)).bert.pooler is None
 
 
 def test_a_subclass_of_the_user_has_a_counterpart_too():

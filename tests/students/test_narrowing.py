@@ -316,3 +316,12 @@ def test_a_teacher_of_other_proportions_says_which_tensor():
     teacher.bert.embeddings.position_embeddings = torch.nn.Embedding(100, 16)
     with pytest.raises(StudentError, match=r"position_embeddings.weight is \[100, 16\] in the teacher"):
         build_student(teacher, StudentConfig(2, hidden_size=8, init="svd"))
+
+
+def test_of_several_texts_a_row_all_tell_what_is_important():
+    teacher = trained(head="ForMultipleChoice")
+    told = rows()
+    choices = {name: value.view(4, 2, 6) for name, value in told.items()}
+    wanted = StudentConfig(2, hidden_size=8, init="importance")
+    student = build_student(teacher, wanted, rows=[{**choices, "labels": torch.zeros(4).long()}])
+    assert student(**choices).logits.shape == (4, 2)

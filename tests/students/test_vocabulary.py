@@ -211,3 +211,21 @@ def test_tensors_that_change_in_another_way_are_named():
     tokenizer = wordpiece()
     with pytest.raises(StudentError, match="twice of Mine changes from"):
         prune_vocabulary(Mine(model_for(tokenizer, "Bert").config), tokenizer, ["a"])
+
+
+def test_a_model_without_a_pooler():
+    tokenizer = wordpiece()
+    sizes = {**SIZES, "vocab_size": len(tokenizer)}
+    model = transformers.BertModel(transformers.BertConfig(**sizes), add_pooling_layer=False).eval()
+    pruned = prune_vocabulary(model, tokenizer, ["the cat sat"])
+    assert pruned.model.pooler is None
+    given, told = (t("the cat", return_tensors="pt") for t in (tokenizer, pruned.tokenizer))
+    assert torch.equal(model(**given).last_hidden_state, pruned.model(**told).last_hidden_state)
+
+
+def test_pairs_and_words_are_no_texts():
+    tokenizer = wordpiece()
+    model = teacher_of(vocab_size=len(tokenizer))
+    for texts in ([("the cat", "a mat")], [["the", "cat"]]):
+        with pytest.raises(StudentError, match="give every text by itself"):
+            prune_vocabulary(model, tokenizer, texts)

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..configs.student import HeadConfig
 from ..errors import DataError, UnsupportedError
+from ..matching.layers import positions_of
 from ..students.heads import HEAD_CLASSES, head_of
 from ..tasks import (
     MultiLabelClassification,
@@ -20,7 +21,6 @@ from ..tasks import (
     TextRegression,
     TokenClassification,
 )
-from ..tasks.adaptor import positions_of
 
 _LONGEST = 512
 

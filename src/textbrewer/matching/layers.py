@@ -1,4 +1,4 @@
-"""The list of an encoder's layers, and a forward pass that goes no further than the deepest layer anyone reads."""
+"""An encoder's layers and positions, and a forward pass that goes no further than the deepest layer anyone reads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ def layer_list(model: Any) -> str | None:
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == number and len({type(m) for m in module}) == 1:
             return str(name)
+    return None
+
+
+def positions_of(model: nn.Module) -> int | None:
+    """How many tokens a model with learned positions takes; None for any number."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa counts positions from behind the padding's.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     return None
 
 

@@ -29,11 +29,11 @@ from ..errors import ConfigError, DataError, Problem, UnsupportedError, count_of
 from ..export import require_exportable
 from ..feeding import sides
 from ..files import replaced, replaced_folder
+from ..matching.layers import positions_of
 from ..students import build_student, prune_vocabulary
 from ..students.narrowing import NARROWING
 from ..tasks import Encoded, Task
 from ..tasks._needed import needed
-from ..tasks.adaptor import positions_of
 from ..tasks.scores import told
 from ..teachers import CacheFilling, TeacherCache
 from ..teachers.cache.fingerprint import digest_of_weights

@@ -16,6 +16,7 @@ from ..errors import ConfigError, DataError, Problem
 from ..export import ExportReport
 from ..export import export_model as _export_model
 from ..files import replaced_folder
+from ..matching.layers import positions_of
 from ..planner import Limits
 from ..report.inspection import Inspection, inspect_model
 from ..report.profile import bytes_of, machine, parameters_of, speeds
@@ -23,7 +24,6 @@ from ..report.table import aligned
 from ..students import build_student_with_report, prune_vocabulary
 from ..students.build import StudentReport
 from ..tasks import Rows, Table, Task, read
-from ..tasks.adaptor import positions_of
 from .models import any_model, config_of, load, tokenizer_of
 from .planning import planned
 from .settled import student_config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,13 +12,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import DataError, UnsupportedError
+from ..errors import DataError, TextBrewerError, UnsupportedError
 from ..feeding import accepts, to_device
+from ..matching.layers import positions_of
 from ..modes import modes_kept
-from ..tasks.adaptor import positions_of
 from ..utils import display_parameters
 from .profile import Inputs, Speed, bytes_of, machine, parameters_of, peak_memories, seconds, speed_of, weights_on_disk
 from .table import aligned
+
+logger = logging.getLogger("textbrewer")
 
 
 def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
@@ -201,6 +204,11 @@ def random_tokens(model: nn.Module) -> Callable[[int, int], Inputs]:
             f"inspect_model: {type(model).__name__} does not say what it takes; give inputs=, a function of rows and "
             "tokens that makes a batch"
         )
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        raise UnsupportedError(
+            f"inspect_model: {type(model).__name__} takes several texts a row; give inputs=, a function of rows and "
+            "tokens that makes a batch"
+        )
     generator = torch.Generator().manual_seed(0)
 
     def make(rows: int, length: int) -> Inputs:
@@ -230,7 +238,13 @@ def _saved(model: nn.Module, batches: Sequence[Inputs], memory: bool) -> tuple[i
         return None, [None] * len(batches)
     with tempfile.TemporaryDirectory() as folder:
         save(folder)
-        return weights_on_disk(folder), peak_memories(folder, batches) if memory else [None] * len(batches)
+        peaks: Sequence[int | None] = [None] * len(batches)
+        if memory:
+            try:
+                peaks = peak_memories(folder, batches)
+            except TextBrewerError as error:
+                logger.warning("peak memory: left out, since a process of its own cannot load the model: %s", error)
+        return weights_on_disk(folder), peaks
 
 
 def _modules(model: nn.Module, depth: int) -> list[ModuleSize]:

@@ -96,7 +96,7 @@ def speeds(
 def speed_of(latency: Sequence[float], rows_per_second: float) -> Speed:
     """The :class:`Speed` of at least two latencies in seconds."""
     taken = [1000 * each for each in latency]
-    return Speed(statistics.median(taken), statistics.quantiles(taken, n=20)[-1], rows_per_second)
+    return Speed(statistics.median(taken), statistics.quantiles(taken, n=20, method="inclusive")[-1], rows_per_second)
 
 
 def seconds(models: Mapping[str, nn.Module], batches: Sequence[Inputs], *, warm_up: int = 5) -> dict[str, list[float]]:

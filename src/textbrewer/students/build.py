@@ -14,7 +14,7 @@ from torch import nn
 
 from ..configs import StudentConfig
 from ..errors import StudentError, UnknownNameError, count_of, did_you_mean, one_of
-from ..matching.layers import layer_list
+from ..matching.layers import layer_list, positions_of
 from . import bigru
 from .factorising import factorise, prepare, require_factors
 from .narrowing import NARROWING, Rows, narrow
@@ -180,12 +180,21 @@ def _encoder_of(
     prefix = _layers_of(teacher) if same_family else ""
     chosen = _chosen_layers(wanted, given.num_hidden_layers, required=copying)
     sized = _sized_config(teacher, wanted, chosen)
+    if copying and not narrowing and sized.num_attention_heads != given.num_attention_heads:
+        raise StudentError(
+            f"build_student: num_attention_heads={sized.num_attention_heads} would cut the teacher's weights, of "
+            f"{given.num_attention_heads} heads, into other heads; leave it out, or use init='random'"
+        )
     model_class = type(teacher) if same_family else _counterpart(teacher, sized)
+    if not same_family:
+        _give_positions(sized, model_class, teacher)
     factorising = narrowing and not same_family
     if factorising:
         prepare(teacher, sized, source)
     student = model_class(sized) if source in _OWN_SOURCES else _from_checkpoint(model_class, source, sized)
     student = student.to(next(teacher.parameters()).dtype)
+    if same_family:
+        leave_out(student, teacher)
     if not copying:
         return student, {}, []
     if factorising:
@@ -261,6 +270,8 @@ def _sized_config(teacher: Any, wanted: StudentConfig, chosen: list[int]) -> Any
             "give a number of heads that divides it"
         )
     config.num_attention_heads = heads
+    if "attention_head_size" in vars(config):  # of DeBERTa-v2, which goes by it where it is there
+        config.attention_head_size = width // heads
     theirs, mine = (next((n for n in _FEED_FORWARD if hasattr(c, n)), None) for c in (given, config))
     if theirs and mine:
         narrowed = round(getattr(given, theirs) * width / given.hidden_size)
@@ -290,9 +301,31 @@ def _config_of_family(given: Any, wanted: StudentConfig) -> Any:
     config_class: Any = CONFIG_MAPPING[family]
     config = config_class(num_hidden_layers=wanted.num_layers)
     for name in _SHARED:
-        if hasattr(given, name) and hasattr(config, name):
+        # DeBERTa's 0 types are for no table of them, which other families cannot do without.
+        is_no_table = name == "type_vocab_size" and not getattr(given, name, 0)
+        if hasattr(given, name) and hasattr(config, name) and not is_no_table:
             setattr(config, name, getattr(given, name))
     return config
+
+
+def _give_positions(config: Any, model_class: Any, teacher: nn.Module) -> None:
+    """Let a student of another family take as many tokens as its teacher, wherever its positions begin."""
+    wanted = positions_of(teacher) or getattr(teacher.config, "max_position_embeddings", None)
+    if wanted is None or not hasattr(config, "max_position_embeddings"):
+        return
+    # With room for what a family such as RoBERTa keeps for padding.
+    config.max_position_embeddings = wanted + (config.pad_token_id or 0) + 1
+    with torch.device("meta"):
+        found = positions_of(model_class(config))
+    config.max_position_embeddings -= (found or config.max_position_embeddings) - wanted
+
+
+def leave_out(model: nn.Module, original: nn.Module) -> None:
+    """Take out of a model the parts that the one it is made of was built without, such as a pooler."""
+    theirs = dict(original.named_modules())
+    for name, module in list(model.named_modules()):
+        for part in [part for part in module._modules if name in theirs and getattr(theirs[name], part, 0) is None]:
+            setattr(module, part, None)
 
 
 def _counterpart(teacher: Any, config: Any) -> Any:

@@ -50,7 +50,6 @@ def prepare(teacher: Any, config: Any, source: str) -> None:
             f"build_student: init={source!r} in another family factorises embeddings like BERT's, and those of "
             f"{type(teacher).__name__} differ in {', '.join(strange[:3])}; leave family out, or use init='random'"
         )
-    config.max_position_embeddings -= _first_position(embeddings)
 
 
 def require_factors(student: Any, source: str) -> None:

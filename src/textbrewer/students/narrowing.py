@@ -238,7 +238,8 @@ def _by_rows(teacher: Any, prefix: str, chosen: list[int], rows: Rows) -> _Impor
         totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
         real = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones(hidden[0].shape[:2]).bool()
         for state in hidden:
-            states = state.detach().cpu().double()[real.cpu()]
+            # Of several texts a row, as choices are, each is a sequence of its own.
+            states = state.detach().cpu().double()[real.cpu().reshape(state.shape[:2])]
             moment, tokens = moment + states.T @ states, tokens + len(states)
     if not tokens:
         raise StudentError("build_student: rows= has no batch with a real token; give at least one, or leave it out")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import StudentError, UnsupportedError, one_of
+from .build import leave_out
 
 Texts = Iterable[str | Sequence[int] | Tensor]
 
@@ -128,6 +129,12 @@ def _counted(tokenizer: Any, texts: Texts) -> Counter[int]:
         for text in some:
             if not isinstance(text, str):
                 counts.update(text.tolist() if isinstance(text, Tensor) else text)
+    words = [token for token in counts if isinstance(token, str)]
+    if words:
+        raise StudentError(
+            f"prune_vocabulary: expected texts, or the token ids of each, got {words[0][:40]!r} in a list of its own; "
+            "give every text by itself, those of pairs too"
+        )
     strange = [token for token in counts if not 0 <= token < len(tokenizer)]
     if strange:
         raise StudentError(f"prune_vocabulary: token id {strange[0]}, but the tokenizer has 0..{len(tokenizer) - 1}")
@@ -231,6 +238,7 @@ def _with_embeddings(model: Any, places: Mapping[int, int]) -> Any:
         elif old is not None:
             setattr(config, name, places.get(old))
     pruned = type(model)(config).to(next(model.parameters()).dtype)
+    leave_out(pruned, model)
     kept = torch.tensor(list(places))
     weights = {}
     for name, theirs in model.state_dict().items():

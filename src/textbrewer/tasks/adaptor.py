@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..adaptors import TransformersAdaptor
 from ..errors import AdaptorError, DataError
 from ..feeding import accepts, named_inputs
+from ..matching.layers import positions_of
 from ..types import Batch
 from .encoded import TARGETS
 from .groups import COLUMNS, PRESENT, sequences_of
@@ -120,12 +121,3 @@ class TaskAdaptor(TransformersAdaptor):
 
 
 _UNFED = (MASK, PRESENT, COLUMNS)
-
-
-def positions_of(model: nn.Module) -> int | None:
-    """How many tokens a model with learned positions takes; None for any number."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa counts positions from behind the padding's.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from textbrewer.files import replaced, replaced_folder
@@ -47,3 +49,37 @@ def test_a_failure_leaves_the_earlier_folder(tmp_path):
         raise KeyboardInterrupt
     assert [file.name for file in path.iterdir()] == ["old.txt"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_what_a_killed_process_left_is_no_hindrance(tmp_path, between):
+    path = tmp_path / "model"
+    left = tmp_path / f".model.{os.getpid()}.partial"
+    earlier = tmp_path / f".model.{os.getpid()}.old" if between else path
+    for folder in (left, earlier):
+        folder.mkdir()
+        (folder / "old.txt").write_text("old")
+    with pytest.raises(RuntimeError), replaced_folder(path) as beside:
+        assert not list(beside.iterdir())
+        raise RuntimeError
+    assert [file.name for file in path.iterdir()] == ["old.txt"]  # of between two renames, too
+    with replaced_folder(path) as beside:
+        (beside / "new.txt").write_text("new")
+    assert [file.name for file in path.iterdir()] == ["new.txt"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_earlier_one(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    replace = os.replace
+
+    def refusing(source, target):
+        if str(source).endswith(".partial"):
+            raise OSError("busy")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    with pytest.raises(OSError, match="busy"), replaced_folder(path) as beside:
+        (beside / "new.txt").write_text("new")
+    assert [file.name for file in path.iterdir()] == ["old.txt"] and list(tmp_path.iterdir()) == [path]

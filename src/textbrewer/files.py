@@ -42,6 +42,11 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    # What a killed process of the same number left: in a container every one is number 1.
+    if old.exists() and not target.exists():
+        os.replace(old, target)
+    for left in (beside, old):
+        shutil.rmtree(left, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
         yield beside
@@ -51,7 +56,12 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
                     os.fsync(opened.fileno())
         if target.exists():
             os.replace(target, old)
-        os.replace(beside, target)
+        try:
+            os.replace(beside, target)
+        except BaseException:
+            if old.exists():
+                os.replace(old, target)
+            raise
         _sync_folder(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.export.small import WORDS, OfTokens
-from tests.tasks.small import tokenizer_of
+from tests.tasks.small import bert, tokenizer_of
 from textbrewer.errors import UnsupportedError
 from textbrewer.export import OnnxModel, write_onnx
 from textbrewer.export.folder import _write_tokenizer
@@ -48,7 +48,9 @@ def of_answers(tmp_path_factory):
 def said(folder, task, tokenizer, file, *arguments):
     """What ``predict.py`` prints."""
     (folder / "model.onnx").write_bytes(file.read_bytes())
-    (folder / "export.json").write_text(json.dumps({**settings_of(task), "model": "model.onnx"}), encoding="utf-8")
+    (folder / "export.json").write_text(
+        json.dumps({**settings_of(task, tokenizer), "model": "model.onnx"}), encoding="utf-8"
+    )
     (folder / "predict.py").write_text(script_of(task), encoding="utf-8")
     # As a tokenizer is left that was used to train.
     tokenizer(["a", "b c"], padding="max_length", truncation=True, max_length=5)
@@ -75,14 +77,24 @@ def test_several_classes(tmp_path, tokenizer, onnx_file):
     assert found["scores"] == pytest.approx(expected["scores"], abs=1e-9)
 
 
-def test_numbers(tmp_path, tokenizer, onnx_file):
-    task = TextRegression(max_length=24)
-    (expected,) = task.predict(OnnxModel(onnx_file), [("good", "bad")], tokenizer)
-    assert said(tmp_path, task, tokenizer, onnx_file, "good", "bad") == pytest.approx(expected)
+def test_numbers(tmp_path, tokenizer):
+    task, file = TextRegression(max_length=24), tmp_path / "one.onnx"
+    write_onnx(bert(task, tokenizer), file)
+    (expected,) = task.predict(OnnxModel(file), [("good", "bad")], tokenizer)
+    assert said(tmp_path, task, tokenizer, file, "good", "bad") == pytest.approx(expected)
+
+
+def test_texts_that_are_cut_at_their_beginning(tmp_path, task, onnx_file):
+    tokenizer = tokenizer_of(WORDS, truncation_side="left")
+    text = "bad " + LONG
+    (expected,) = task.predict(OnnxModel(onnx_file), [text], tokenizer)
+    (cut,) = task.predict(OnnxModel(onnx_file), [text], tokenizer_of(WORDS))
+    found = said(tmp_path, task, tokenizer, onnx_file, text)
+    assert found["scores"] == pytest.approx(expected["scores"], abs=1e-9) != pytest.approx(cut["scores"], abs=1e-6)
 
 
 @pytest.mark.parametrize("units", ["words", "characters"])
-@pytest.mark.parametrize("text", ["the filmic was 12 good", LONG, "上海 film"])
+@pytest.mark.parametrize("text", ["the filmic was 12 good", LONG, "上海 film", "the \u200b film \ufeff was good"])
 def test_tokens(tmp_path, tokenizer, of_tokens, units, text):
     task = TokenClassification(["X", "Y", "Z"], max_length=16, units=units, overlap=0)
     (expected,) = task.predict(OnnxModel(of_tokens), [text], tokenizer)
@@ -110,6 +122,36 @@ def test_answers(tmp_path, tokenizer, of_answers, question, context):
     task = QuestionAnswering(max_length=24, doc_stride=4, max_question_length=8, max_answer_length=3)
     (expected,) = task.predict(OnnxModel(of_answers), [(question, context)], tokenizer)
     found = said(tmp_path, task, tokenizer, of_answers, question, context)
+    assert found == {key: expected[key] for key in ("answer", "start", "end")}
+    assert found["answer"] == context[found["start"] : found["end"]] != ""
+
+
+class Metaspaces:
+    """Offsets that begin with the space before a token, as those of SentencePiece do, and a token of a space alone."""
+
+    def __new__(cls):
+        from tokenizers import Tokenizer, models, pre_tokenizers, processors
+        from transformers import PreTrainedTokenizerFast
+
+        special = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
+        letters = ["\u2581", *"abcdefghijklmnopqrstuvwxyz?", "\u2581the", "\u2581film"]
+        known = [(token, -2.0) for token in special] + [(token, -1.0) for token in letters]
+        backend = Tokenizer(models.Unigram(known, unk_id=1))
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+        names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=inputs, **names)
+
+
+@pytest.mark.parametrize("context", ["the film bears it", "a  film  the", "xyz the  q film"])
+def test_answers_of_tokens_with_their_space(tmp_path, of_answers, context):
+    task = QuestionAnswering(max_length=40, doc_stride=4, max_question_length=8, max_answer_length=2)
+    tokenizer = Metaspaces()
+    (expected,) = task.predict(OnnxModel(of_answers), [("what?", context)], tokenizer)
+    found = said(tmp_path, task, tokenizer, of_answers, "what?", context)
     assert found == {key: expected[key] for key in ("answer", "start", "end")}
     assert found["answer"] == context[found["start"] : found["end"]] != ""
 

@@ -13,7 +13,7 @@ pytest.importorskip("transformers", reason="needs the extra `hf`")
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 from textbrewer import DistillationConfig, GeneralDistiller, TeacherCache, TrainingConfig, matches
-from textbrewer.errors import CheckpointError, ConfigError
+from textbrewer.errors import CheckpointError, ConfigError, UnsupportedError
 from textbrewer.integrations import DistillationTrainer
 
 HIDDEN = matches.uniform(2, 1, "hidden", teacher_width=16, student_width=8)
@@ -171,3 +171,139 @@ def test_evaluation_is_on_the_labels(tmp_path):
 def test_without_a_teacher(tmp_path):
     with pytest.raises(ConfigError, match=r"`teacher`: expected a trained model \(nn.Module\), got NoneType"):
         DistillationTrainer(nn.Linear(1, 1), TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True))
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Rows with types of tokens and a column for a match, as ``datasets`` would give them."""
+
+    def __init__(self, more=()):
+        self.rows = [
+            {**row, "token_type_ids": (torch.arange(6) > 2).long(), "place": torch.arange(6) % 2, **dict(more)}
+            for row in rows()
+        ]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+class Untyped(nn.Module):
+    """A student that takes no types of tokens, whatever else it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.bert = bert(1, 8, 1)
+        self.config = self.bert.config
+
+    def forward(self, input_ids, attention_mask, labels=None, output_hidden_states=False):
+        return self.bert(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            labels=labels,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+
+
+def test_the_teacher_gets_what_the_student_does_not_take(tmp_path):
+    match = {**HIDDEN[-1], "loss": "hidden_mse_valid", "mask": "place"}
+    config = DistillationConfig(kd_loss_type="kl", hard_label_weight=0.5, intermediate_matches=[match])
+    trainer = trainer_of(tmp_path, config, student=Untyped(), epochs=1)
+    trainer.train_dataset = Pairs()
+    seen = []
+    teacher = trainer.distiller.model_T
+    teacher.register_forward_pre_hook(lambda *given: seen.append(given[2]), with_kwargs=True)
+    trainer.train()
+    assert seen and all(each["token_type_ids"].sum() == 12 and "place" not in each for each in seen)
+    assert trainer.evaluate(Pairs())["eval_loss"] > 0
+    assert trainer.predict(Pairs()).predictions.shape == (12, 3)
+
+
+def test_rows_of_two_sides(tmp_path):
+    class TwoSided(Pairs):
+        def __getitem__(self, index):
+            row = {name: value for name, value in self.rows[index].items() if name != "place"}
+            return {"teacher": row, "student": {name: row[name] for name in ("input_ids", "attention_mask", "labels")}}
+
+    def padded(features):
+        from transformers import default_data_collator
+
+        return {side: default_data_collator([each[side] for each in features]) for side in ("teacher", "student")}
+
+    trainer = trainer_of(tmp_path, CONFIGS["soft labels"], student=Untyped(), epochs=1, data_collator=padded)
+    trainer.train_dataset = TwoSided()
+    trainer.train()
+    assert trainer.state.global_step == 3 and trainer.evaluate(TwoSided())["eval_loss"] > 0
+
+
+def test_an_optimiser_and_a_scheduler_of_the_user(tmp_path):
+    student = bert(1, 8, 1)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=0.01)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    trainer = trainer_of(tmp_path, CONFIGS["all terms"], student=student, optimizers=(optimizer, scheduler))
+    before = [p.detach().clone() for p in trainer.distiller.projections.parameters()]
+    trainer.train()
+    assert scheduler.get_last_lr() == [pytest.approx(0.01 / 7)] and trainer.lr_scheduler is scheduler
+    assert len(optimizer.param_groups) == 1
+    assert not any(map(torch.equal, before, trainer.distiller.projections.parameters()))
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    refused = trainer_of(tmp_path, CONFIGS["all terms"], student=student, optimizers=(optimizer, plateau))
+    with pytest.raises(UnsupportedError, match="reduce_lr_on_plateau"):
+        refused.train()
+
+
+def test_a_run_goes_on_whose_projections_turned_out_to_be_none(tmp_path):
+    match = {"layer_T": 2, "layer_S": 1, "feature": "hidden", "loss": "hidden_mse", "proj": "auto"}
+    config = DistillationConfig(kd_loss_type="kl", intermediate_matches=[match])
+    whole = trainer_of(tmp_path, config, student=bert(1, 16, 1))
+    whole.train()
+    resumed = trainer_of(tmp_path, config, student=bert(1, 16, 1))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "hf" / "checkpoint-3"))
+    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_that_is_too_large_is_tried_again(tmp_path):
+    trainer = trainer_of(tmp_path, CONFIGS["all terms"])
+    trainer.args.auto_find_batch_size = True
+    calls = []
+
+    def too_much(*given):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA out of memory.")
+
+    trainer.distiller.model_T.register_forward_pre_hook(too_much)
+    trainer.train()
+    assert trainer.state.global_step > 3 and len(trainer.optimizer.param_groups) == 2
+
+
+@pytest.mark.parametrize("name", ["label_smoothing_factor", "compute_loss_func", "model_init"])
+def test_what_would_change_the_loss_of_evaluation_alone_is_refused(tmp_path, name):
+    student = bert(1, 8, 1)
+    smoothing = 0.1 if name == "label_smoothing_factor" else 0.0
+    arguments = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True, label_smoothing_factor=smoothing)
+    given = {"compute_loss_func": {"compute_loss_func": max}, "model_init": {"model_init": lambda: student}}
+    with pytest.raises(UnsupportedError, match=f"{name} is not for distillation"):
+        DistillationTrainer(
+            None if name == "model_init" else student, arguments, teacher=bert(0, 16, 2), **given.get(name, {})
+        )
+
+
+def test_students_of_this_library_are_for_its_distillers(tmp_path):
+    from textbrewer import StudentConfig, build_student
+
+    student = build_student(bert(0, 16, 2), StudentConfig(1, hidden_size=8, family="bigru"))
+    with pytest.raises(UnsupportedError, match="BiGRUStudent does not let it; use GeneralDistiller"):
+        trainer_of(tmp_path, CONFIGS["soft labels"], student=student)
+
+
+def test_a_student_that_saves_itself_does(tmp_path):
+    class Saving(Untyped):
+        def save_pretrained(self, folder):
+            self.bert.save_pretrained(folder)
+
+    trainer = trainer_of(tmp_path, CONFIGS["soft labels"], student=Saving(), epochs=1)
+    trainer.save_model(str(tmp_path / "out"))
+    assert BertForSequenceClassification.from_pretrained(tmp_path / "out").config.hidden_size == 8

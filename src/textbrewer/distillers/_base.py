@@ -326,7 +326,7 @@ class Distiller(ABC):
             if scheduler_class is not None:
                 scheduler = scheduler_class(optimizer, **(scheduler_args or {}))
             elif scheduler is not None:
-                scheduler = _OwnGroups(scheduler, optimizer, users_groups)
+                scheduler = OwnGroups(scheduler, optimizer, users_groups)
             step: Any = self._assemble(Run(placement, args, running, rows_of(stream.loader)))
             state = RunState(self.model_S, beside, optimizer, scheduler, placement.scaler(), stream)
             job = self._job(stream, schedule, optimizer)
@@ -362,7 +362,7 @@ class Distiller(ABC):
         }
 
 
-class _OwnGroups:
+class OwnGroups:
     """A scheduler the user built before the projections' groups were added: it steps without seeing them."""
 
     def __init__(self, scheduler: Any, optimizer: Optimizer, groups: int) -> None:
@@ -370,11 +370,8 @@ class _OwnGroups:
         self.optimizer = optimizer
         self.groups = groups
 
-    def state_dict(self) -> Any:
-        return self.scheduler.state_dict()
-
-    def load_state_dict(self, state: Any) -> None:
-        self.scheduler.load_state_dict(state)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.scheduler, name)
 
     def step(self) -> None:
         added = self.optimizer.param_groups[self.groups :]

@@ -191,7 +191,12 @@ def export_model(
         config: Any = getattr(model, "config", None)
         if hasattr(config, "save_pretrained"):
             config.save_pretrained(beside)
-        settings = {**settings_of(chosen), "model": serves, "textbrewer": __version__, "export": report.to_dict()}
+        settings = {
+            **settings_of(chosen, tokenizer),
+            "model": serves,
+            "textbrewer": __version__,
+            "export": report.to_dict(),
+        }
         _write(beside / SETTINGS, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
         _write(beside / "predict.py", script_of(chosen))
         _write(beside / "README.md", _card(facts, report, chosen))
@@ -289,7 +294,7 @@ def _write_tokenizer(tokenizer: Any, task: Task, folder: Path) -> None:
     # Whatever lengths the tokenizer was last called with are saved in it; predict.py needs the task's.
     saved = Tokenizer.from_file(file)
     saved.no_padding()
-    saved.enable_truncation(**truncation_of(task))
+    saved.enable_truncation(**truncation_of(task, tokenizer))
     saved.save(file)
 
 

@@ -79,7 +79,9 @@ def predict(*texts):
 def predict(text):
     tokens = text.split() if SETTINGS["units"] == "words" else [unit for unit in text if not unit.isspace()]
     tags = {}
-    first = TOKENIZER.encode(tokens, is_pretokenized=True)
+    alone = [TOKENIZER.encode([unit], is_pretokenized=True, add_special_tokens=False).ids for unit in tokens]
+    known = [unit if ids else SETTINGS["unknown"] for unit, ids in zip(tokens, alone)]
+    first = TOKENIZER.encode(known, is_pretokenized=True)
     for window in [first, *first.overflowing]:
         (logits,) = run(window)
         for place, label in zip(window.word_ids, logits.argmax(axis=-1)):
@@ -101,14 +103,17 @@ def predict(question, context):
         starts, ends = run(window)
         null = min(null, starts[0] + ends[0])
         inside = np.array(window.sequence_ids) == 1
-        near = np.triu(np.tri(len(starts), k=SETTINGS["max_answer_length"] - 1))
-        sums = np.where(near * np.outer(inside, inside) > 0, starts[:, None] + ends, -np.inf)
+        near = np.triu(np.tri(len(starts), k=SETTINGS["max_answer_length"] - 1)) * np.outer(inside, inside)
+        letters = np.array([len(context[a:b].strip()) for a, b in window.offsets]) * inside
+        near = near * (letters.cumsum() > (letters.cumsum() - letters)[:, None])
+        sums = np.where(near > 0, starts[:, None] + ends, -np.inf)
         start, end = np.unravel_index(sums.argmax(), sums.shape)
         best = max(best, (sums[start, end], window.offsets[start][0], window.offsets[end][1]))
     score, start, end = best
     if SETTINGS["null_answers"] and null - score > SETTINGS["null_threshold"]:
         start = end = 0
-    return {"answer": context[start:end].strip(), "start": start, "end": end}
+    start = end - len(context[start:end].lstrip())
+    return {"answer": context[start:end].strip(), "start": start, "end": start + len(context[start:end].strip())}
 """,
     ),
 }
@@ -135,24 +140,24 @@ def usage_of(task: Task) -> str:
     return _PURPOSES[task.name][1]
 
 
-def truncation_of(task: Any) -> dict[str, Any]:
+def truncation_of(task: Any, tokenizer: Any) -> dict[str, Any]:
     """How ``tokenizer.json`` cuts long texts, or parts them in windows that overlap."""
     if isinstance(task, TokenClassification):
         overlap = task.max_length // 4 if task.overlap is None else task.overlap
         return {"max_length": task.max_length, "stride": overlap}
     if isinstance(task, QuestionAnswering):
         return {"max_length": task.max_length, "stride": task.doc_stride, "strategy": "only_second"}
-    return {"max_length": task.max_length}
+    return {"max_length": task.max_length, "direction": tokenizer.truncation_side}
 
 
-def settings_of(task: Any) -> dict[str, Any]:
+def settings_of(task: Any, tokenizer: Any) -> dict[str, Any]:
     """What ``predict.py`` reads of a task in ``export.json``."""
     found: dict[str, Any] = {"task": task.name, "labels": task.class_names}
     if isinstance(task, MultiLabelClassification):
         given = task.threshold
         found["thresholds"] = given if isinstance(given, dict) else dict.fromkeys(task.class_names, given)
     if isinstance(task, TokenClassification):
-        found["units"] = task.units
+        found |= {"units": task.units, "unknown": tokenizer.unk_token}
     if isinstance(task, QuestionAnswering):
         names = ("max_question_length", "max_answer_length", "null_answers", "null_threshold")
         found |= {name: getattr(task, name) for name in names}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -12,23 +13,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..configs import DistillationConfig, TrainingConfig
+from ..configs._base import Config
 from ..distillers import GeneralDistiller
-from ..distillers._base import DistillationStep, Run
+from ..distillers._base import DistillationStep, OwnGroups, Run
 from ..engine.checkpoint import apart, numbered, set_numbered, weights_of
 from ..engine.devices import Placement
 from ..errors import CheckpointError, ConfigError, MissingDependencyError, Problem, UnsupportedError
-from ..feeding import length_of
+from ..feeding import length_of, sides
 from ..objective import Share
+from ..tasks.adaptor import UNFED
 from ..teachers import TeacherCache
 from ..types import Adaptor
 
 try:
-    from transformers import Trainer, TrainerCallback
+    from transformers import PreTrainedModel, Trainer, TrainerCallback
 except ImportError:
     raise MissingDependencyError("transformers", "hf", "DistillationTrainer") from None
 
 BESIDE = "distillation.safetensors"
 """What a checkpoint of the Trainer has beside its own files: projections, and losses with parameters."""
+_SIDES = ("teacher", "student", "teacher_cache")
 
 
 class DistillationTrainer(Trainer):
@@ -53,7 +57,8 @@ class DistillationTrainer(Trainer):
 
     Raises:
         ConfigError: there is no teacher.
-        UnsupportedError: several processes, and something is trained beside the student.
+        UnsupportedError: several processes, and something is trained beside the student; or ``model_init``,
+            ``label_smoothing_factor`` or ``compute_loss_func``, which the objective would not know of.
 
     Example::
 
@@ -74,7 +79,14 @@ class DistillationTrainer(Trainer):
         adaptor_S: Adaptor | None = None,
         **keywords: Any,
     ) -> None:
+        student = keywords.get("model", next(iter(args), None))
+        if isinstance(getattr(student, "config", None), Config):
+            raise UnsupportedError(
+                f"DistillationTrainer: Trainer writes into the config of its model, which {type(student).__name__} "
+                "does not let it; use GeneralDistiller"
+            )
         super().__init__(*args, **keywords)
+        self._require_its_own_loss()
         if not isinstance(teacher, nn.Module):
             problem = Problem("teacher", "a trained model (nn.Module)", type(teacher).__name__)
             raise ConfigError("DistillationTrainer", [problem])
@@ -95,9 +107,30 @@ class DistillationTrainer(Trainer):
             teacher_cache=teacher_cache,
         )
         self._step: DistillationStep | None = None
-        self._running = ExitStack()
+        self._lent = ExitStack()
+        self._of_teacher: set[str] = set()
+        self._read: set[str] = set()
         self._seen: list[dict[str, Tensor]] = []
         self.add_callback(_Progress(self))
+
+    def _require_its_own_loss(self) -> None:
+        """Refuse what of Trainer would change the loss of evaluation alone, or the student behind the distiller.
+
+        Raises:
+            UnsupportedError: there is something of the kind.
+        """
+        own = "the term of the labels is the student's own loss, or what adaptor_S gives as 'losses'"
+        refused = {
+            "label_smoothing_factor": (self.args.label_smoothing_factor, f"leave it at 0: {own}"),
+            "compute_loss_func": (self.compute_loss_func, f"leave it out: {own}"),
+            "model_init": (
+                self.model_init,
+                "give the student itself: a new one would not be distilled",
+            ),
+        }
+        for name, (given, way_out) in refused.items():
+            if given:
+                raise UnsupportedError(f"DistillationTrainer: {name} is not for distillation; {way_out}")
 
     def train(self, *args: Any, **keywords: Any) -> Any:
         """As ``Trainer.train``; hooks, modes and what joined the optimiser are gone when it ends, however it ends."""
@@ -108,8 +141,9 @@ class DistillationTrainer(Trainer):
                 "projections and losses with parameters are not averaged over processes by Trainer; use "
                 "GeneralDistiller, which does, or matches without them"
             )
+        scheduler = self.lr_scheduler
         with ExitStack() as running:
-            self._running = running
+            running.callback(self._lent.close)
             # The student's modes are Trainer's.
             running.enter_context(distiller.modes_of_teachers())
             for module in (*beside, *distiller._teachers()):
@@ -122,6 +156,8 @@ class DistillationTrainer(Trainer):
                 return super().train(*args, **keywords)
             finally:
                 self._step = None
+                if scheduler is not None:
+                    self.lr_scheduler = scheduler
 
     def create_optimizer(self, *args: Any, **keywords: Any) -> Any:
         """As Trainer's, with a parameter group for each projection and each loss with parameters."""
@@ -131,18 +167,52 @@ class DistillationTrainer(Trainer):
             if not given and "weight_decay" in optimizer.defaults:
                 # Trainer says it group by group, and leaves PyTorch's default to those that join.
                 optimizer.defaults["weight_decay"] = self.args.weight_decay
+            # With another batch size Trainer begins anew, with the same optimiser.
+            self._lent.close()
+            groups = len(optimizer.param_groups)
             for part in self.distiller._trained_beside():
-                self._running.enter_context(part.trained_by(optimizer))
+                self._lent.enter_context(part.trained_by(optimizer))
+            if self.lr_scheduler is not None and len(optimizer.param_groups) > groups:
+                if isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                    raise UnsupportedError(
+                        "DistillationTrainer: ReduceLROnPlateau was built before the projections joined the optimiser; "
+                        "ask for it by lr_scheduler_type='reduce_lr_on_plateau'"
+                    )
+                self.lr_scheduler = OwnGroups(self.lr_scheduler, optimizer, groups)
         return optimizer
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """As Trainer's, with what the teacher takes and the objective reads beside what the student takes."""
+        super()._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        lesson = self.distiller.lesson
+        taken = [name for teacher in lesson.teachers for name in inspect.signature(teacher.forward).parameters]
+        self._of_teacher |= set(taken) - set(columns)
+        self._read |= {*lesson._extra(), *UNFED, *_SIDES} - set(columns)
+        columns += sorted(self._of_teacher | self._read)
+
+    def prediction_step(self, model: nn.Module, inputs: Any, *args: Any, **keywords: Any) -> Any:
+        """As Trainer's, on what the student takes."""
+        return super().prediction_step(model, self._of_student(inputs), *args, **keywords)
+
+    def _of_student(self, inputs: Any) -> Any:
+        """What the student is fed outside of training."""
+        return _without(sides(inputs).student, self._of_teacher | self._read)
+
+    def _parted(self, inputs: Any) -> Any:
+        """A batch of which the student is not fed what its teacher alone takes."""
+        if not isinstance(inputs, Mapping) or self._of_teacher.isdisjoint(inputs):
+            return inputs
+        return {"teacher": inputs, "student": _without(inputs, self._of_teacher)}
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The objective in training, and the student's own loss in evaluation."""
         if self._step is None or not model.training or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(model, self._of_student(inputs), return_outputs, num_items_in_batch)
         self._step.forward = model  # perhaps wrapped
-        report = self._step(inputs, Share(1))
+        report = self._step(self._parted(inputs), Share(1))
         self._seen.append(report.terms)
         return report.total
 
@@ -158,9 +228,14 @@ class DistillationTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        tensors = numbered([weights_of(part) for part in self.distiller._trained_beside()])
-        if tensors:
-            save_file(apart(tensors), Path(output_dir or str(self.args.output_dir)) / BESIDE)
+        folder = Path(output_dir or str(self.args.output_dir))
+        student: Any = self.distiller.model_S
+        if not isinstance(student, PreTrainedModel) and callable(getattr(student, "save_pretrained", None)):
+            student.save_pretrained(folder)  # with its config, which Trainer leaves out
+        beside = self.distiller._trained_beside()
+        # Though it may be without a tensor: a projection between equal widths has none.
+        if any(len(part) for part in beside):
+            save_file(apart(numbered([weights_of(part) for part in beside])), folder / BESIDE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -182,6 +257,12 @@ class DistillationTrainer(Trainer):
             part.zero_grad()
         if self._step is not None:
             self._step.advance(progress)
+
+
+def _without(batch: Any, names: set[str]) -> Any:
+    if not isinstance(batch, Mapping):
+        return batch
+    return {name: value for name, value in batch.items() if name not in names}
 
 
 def _has_parameters(modules: Iterable[nn.Module]) -> bool:

@@ -244,10 +244,16 @@ def _summary(result: DistillationResult) -> str:
     return text
 
 
+_ASKED = {
+    "question_answering": '[("a question", "its context")]',
+    "ranking": '[{"query": "a query", "candidates": ["a text", "another"]}]',
+}
+"""What each task is asked to predict; a text where nothing is said."""
+
+
 def _code(result: DistillationResult) -> str:
     folder = os.fspath(result.student)
-    pairs = result.recipe["task"]["name"] == "question_answering"
-    given = '[("a question", "its context")]' if pairs else '["a text"]'
+    given = _ASKED.get(result.recipe["task"]["name"], '["a text"]')
     return f"from textbrewer.pipeline import predict\nprint(predict({folder!r}, {given}))"
 
 

@@ -237,7 +237,9 @@ def curves(series: Mapping[str, Sequence[Curve]], label: str, smoothing: int = 5
             means = [statistics.mean(run[i][1] for run in runs) for i in range(len(steps))]
             smooth = [statistics.mean(means[max(0, i - smoothing + 1) : i + 1]) for i in range(len(means))]
             axes.plot(steps, smooth, linewidth=2, label=name, **style)
-        axes.set_ylim(bottom=0)
+        # Of losses that balance each other the total may be below 0.
+        if all(value >= 0 for runs in series.values() for run in runs for _, value in run):
+            axes.set_ylim(bottom=0)
         axes.set_xlabel("batch")
         axes.set_ylabel(label)
         axes.grid(axis="y", color=LIGHT["grid"])

@@ -24,6 +24,8 @@ from ..feeding import to_device
 from ..modes import modes_kept
 
 Inputs = Mapping[str, Tensor]
+WEIGHTS = "model*.safetensors"
+"""The files in which a saved model has its weights."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,14 @@ def bytes_of(model: nn.Module) -> int:
 
 
 def weights_on_disk(folder: str | Path) -> int:
-    """Bytes of the safetensors files of a saved model.
+    """Bytes of the safetensors files of a saved model, however many; what else lies beside them does not count.
 
     Raises:
         DataError: there are none.
     """
-    files = list(Path(folder).glob("*.safetensors"))
+    files = list(Path(folder).glob(WEIGHTS))
     if not files:
-        raise DataError(f"{folder}: no *.safetensors file; save the model with save_pretrained")
+        raise DataError(f"{folder}: no {WEIGHTS} file; save the model with save_pretrained")
     return sum(file.stat().st_size for file in files)
 
 

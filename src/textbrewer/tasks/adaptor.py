@@ -69,7 +69,7 @@ class TaskAdaptor(TransformersAdaptor):
         return {
             key: value
             for key, value in shown.items()
-            if key not in (*TARGETS, *_UNFED) and (key != "token_type_ids" or accepts(self.model, key))
+            if key not in (*TARGETS, *UNFED) and (key != "token_type_ids" or accepts(self.model, key))
         }
 
     def read(self, batch: Batch) -> Batch:
@@ -120,4 +120,5 @@ class TaskAdaptor(TransformersAdaptor):
         return found if logits is None else {**found, "logits": logits}
 
 
-_UNFED = (MASK, PRESENT, COLUMNS)
+UNFED = (MASK, PRESENT, COLUMNS)
+"""Columns that a task reads, and no model is fed."""

@@ -9,7 +9,13 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
 
-from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig, TransformersAdaptor  # noqa: E402
+from textbrewer import (  # noqa: E402
+    BasicTrainer,
+    DistillationConfig,
+    GeneralDistiller,
+    TrainingConfig,
+    TransformersAdaptor,
+)
 from textbrewer.adaptors import AdaptedModel  # noqa: E402
 from textbrewer.errors import AdaptorError, MatchError  # noqa: E402
 
@@ -188,3 +194,24 @@ def test_what_an_adaptor_gives_wins_over_the_batch():
         AdaptedModel(
             torch.nn.Identity(), lambda b, o: {"index": [1]}, name="adaptor_S", extra=frozenset({"index"})
         ).adapt({}, None)
+
+
+def test_an_encoder_decoder_is_masked_by_what_it_writes(tmp_path):
+    sizes = {"vocab_size": 30, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    torch.manual_seed(0)
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, decoder_start_token_id=0))
+    batch = text()
+    batch["attention_mask"][:, 4:] = 0  # all texts are short, what is written is not
+    length = batch["input_ids"].shape[1]
+    labels = torch.randint(1, 30, (3, length), generator=torch.Generator().manual_seed(0))
+    labels[1, 5:] = -100
+    batch["labels"] = labels
+    outputs = AdaptedModel(model, None, name="adaptor_S")(batch, {})
+    assert torch.equal(outputs.logits_mask[0], (labels != -100).long())
+    assert torch.equal(TransformersAdaptor(model).masks(batch)["logits_mask"], (labels != -100).long())
+    config = TrainingConfig(output_dir=str(tmp_path), ckpt_frequency=0, progress_bar=False, device="cpu")
+    seen = []
+    model.register_forward_pre_hook(lambda *given: seen.append(given[2]["labels"].shape), with_kwargs=True)
+    with BasicTrainer(config, model) as trainer:
+        trainer.train(torch.optim.SGD(model.parameters(), lr=0.0), [batch], num_epochs=1)
+    assert seen == [labels.shape]

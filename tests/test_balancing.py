@@ -132,6 +132,20 @@ def test_norms_are_measured_now_and_then_and_move_slowly():
     assert balance.norms[3].isfinite() and balance.norms[2].isnan()
 
 
+def test_a_batch_that_overflows_is_not_remembered():
+    student = Student()
+    balance = GradientNorms(every=1, momentum=0.75)
+    balance.begin(1, student, alone)
+    balance({0: student.a**2}, {0: 1.0}, 1)
+    known = float(balance.norms[0])
+    balance({0: student.a**2 * torch.inf}, {0: 1.0}, 1)
+    assert float(balance.norms[0]) == known
+    first = GradientNorms(every=10)
+    first.begin(1, student, alone)
+    first({0: student.a**2 * torch.inf}, {0: 1.0}, 1)
+    assert first({0: student.a**2}, {0: 1.0}, 1).isfinite() and float(first.norms[0]) == known
+
+
 def test_norms_are_those_of_the_whole_step_and_of_all_processes():
     student = Student()
     balance = GradientNorms()

@@ -8,13 +8,15 @@ import random
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset
 
 from textbrewer import LengthGroupedBatches
 from textbrewer.randomness import random_state, random_state_kept, set_random_state
-from textbrewer.stream import Stream
+from textbrewer.stream import Stream, _generators
 
 
 class Shuffled(IterableDataset):
@@ -61,6 +63,10 @@ LOADERS = {
     "iterable": lambda: DataLoader(Shuffled(), batch_size=2),
     "list": lambda: [torch.tensor([i]) for i in range(7)],
     "stateful": Stateful,
+    "prepared": lambda: Accelerator(cpu=True).prepare(DataLoader(range(7), batch_size=2, shuffle=True)),
+    "prepared, by length": lambda: Accelerator(cpu=True).prepare(
+        DataLoader(range(7), batch_sampler=LengthGroupedBatches([1, 2, 3, 1, 2, 3, 1], 2))
+    ),
 }
 
 
@@ -116,6 +122,37 @@ def test_epochs_go_on(kind, before):
     again.load_state_dict(state, within=within > 0)
     set_random_state(draws)
     assert first + taken(epochs(again, begun), 100) == whole
+
+
+@pytest.mark.parametrize("before", [2, 5, 8])
+def test_workers_that_stay_go_on_too(before):
+    def batches(stream, first=0):
+        for number in range(first, 3):
+            yield from stream.one_pass(number)
+
+    def stream():
+        return Stream(DataLoader(range(7), batch_size=2, shuffle=True, num_workers=1, persistent_workers=True))
+
+    seeded()
+    whole = taken(batches(stream()), 100)
+    assert whole[:4] != whole[4:8]
+    seeded()
+    stopped = stream()
+    first = taken(batches(stopped), before)
+    state, draws = stopped.state_dict(), random_state()
+    again = stream()
+    begun, within = divmod(before, 4)
+    again.load_state_dict(state, within=within > 0)
+    set_random_state(draws)
+    assert first + taken(batches(again, begun), 100) == whole
+
+
+def test_samplers_are_found_however_deep_they_are():
+    generator = torch.Generator()
+    inner = DataLoader(range(7), batch_size=2, shuffle=True, generator=generator).batch_sampler
+    outer = BatchSamplerShard(inner, num_processes=2, process_index=0)
+    loader = DataLoader(range(7), batch_sampler=outer)
+    assert _generators(loader) == [generator]
 
 
 def test_a_state_is_made_of_what_can_be_loaded_safely(tmp_path):

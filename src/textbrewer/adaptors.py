@@ -20,6 +20,9 @@ from .types import INDEX, MASKED_LOGIT, Adaptor, Batch, ModelOutputs
 
 logger = logging.getLogger("textbrewer")
 
+_IGNORED = -100
+"""The label that no loss of Transformers counts."""
+
 
 class TransformersAdaptor:
     """Finds everything an objective may read in the outputs of a Transformers model.
@@ -98,7 +101,17 @@ class TransformersAdaptor:
         if mask is None and isinstance(ids, Tensor):
             mask = torch.ones_like(ids)
         # Logits of every token are selected by the attention mask; other logits are 2-d and take no mask.
-        return {"rows": first.shape[0], "mask": mask, "logits_mask": mask}
+        return {"rows": first.shape[0], "mask": mask, "logits_mask": self._targets(inputs) if self.decodes else mask}
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the model writes another text than it reads, of other tokens."""
+        return bool(getattr(self.config, "is_encoder_decoder", False))
+
+    def _targets(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Which tokens a model writes, as the labels say it; None where they are not there."""
+        labels = inputs.get("labels")
+        return (labels != _IGNORED).long() if isinstance(labels, Tensor) and labels.dim() == 2 else None
 
     def __call__(self, batch: Batch, model_outputs: Any) -> dict[str, Any]:
         """The adaptor itself: ``(batch, model_outputs) -> dict``."""
@@ -110,8 +123,10 @@ class TransformersAdaptor:
             logits = found.get("logits")
             if isinstance(logits, list):
                 found["logits"] = [item.masked_fill(mask == 0, MASKED_LOGIT) for item in logits]
-            elif logits is not None and logits.dim() == 3 and logits.shape[:2] == mask.shape:
-                found["logits_mask"] = mask
+            elif logits is not None and logits.dim() == 3:
+                selects = self._targets(inputs) if self.decodes else mask
+                if selects is not None and logits.shape[:2] == selects.shape:
+                    found["logits_mask"] = selects
         labels = [inputs[name] for name in ("start_positions", "end_positions") if inputs.get(name) is not None]
         found["labels"] = labels or inputs.get("labels")
         return {key: value for key, value in found.items() if value is not None}

@@ -138,7 +138,7 @@ class GradientNorms(nn.Module):
         """The total of one micro-batch; the arguments are those of :class:`UncertaintyWeights`."""
         places = list(values)
         if torch.is_grad_enabled():
-            if int(self.calls) % self.every == 0 or bool(self.norms[places].isnan().any()):
+            if int(self.calls) % self.every == 0 or not bool(self.norms[places].isfinite().all()):
                 self._measure(values, parts)
             self.calls += 1
         given, norms = torch.tensor([weights[i] for i in places], dtype=torch.float64), self.norms[places]
@@ -151,7 +151,10 @@ class GradientNorms(nn.Module):
         every = self._gather([self._norm(value) * parts for value in values.values()])
         for place, found in zip(values, zip(*every, strict=True), strict=True):
             before, norm = float(self.norms[place]), sum(found) / len(found)
-            self.norms[place] = norm if math.isnan(before) else self.momentum * before + (1 - self.momentum) * norm
+            if not math.isfinite(before):
+                self.norms[place] = norm
+            elif math.isfinite(norm):  # a batch that overflows is no reason to forget
+                self.norms[place] = self.momentum * before + (1 - self.momentum) * norm
 
     def _norm(self, value: Tensor) -> float:
         if not value.requires_grad:

@@ -110,6 +110,9 @@ class Stream:
             skipped = self._begin()
             if skipped is None:
                 _announce(self.loader, self.number)
+                if getattr(self.loader, "persistent_workers", False) and self.loader._iterator is not None:
+                    # Workers that stay are not seeded again; the draw is made all the same, as a resumed run makes it.
+                    _draw_seed(self.loader)
                 batches = iter(self.loader)
             else:
                 batches = self._rest(skipped)
@@ -223,9 +226,15 @@ def is_divided(loader: Any) -> bool:
 
 
 def _samplers(loader: Any) -> list[Any]:
-    batches = getattr(loader, "batch_sampler", None)
-    found = (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
-    return list({id(sampler): sampler for sampler in found if sampler is not None}.values())
+    """Every sampler of a loader, however they wrap each other, as Accelerate's do."""
+    found, waiting = {}, [loader]
+    while waiting:
+        thing = waiting.pop(0)
+        for inner in (getattr(thing, "sampler", None), getattr(thing, "batch_sampler", None)):
+            if inner is not None and id(inner) not in found:
+                found[id(inner)] = inner
+                waiting.append(inner)
+    return list(found.values())
 
 
 def _announce(loader: Any, number: int) -> None:
@@ -234,6 +243,9 @@ def _announce(loader: Any, number: int) -> None:
         tell = getattr(sampler, "set_epoch", None)
         if callable(tell):
             tell(number)
+    if hasattr(loader, "base_dataloader"):
+        # Accelerate's, which tells its samplers itself, by its own count of the passes.
+        loader.iteration = number
 
 
 def _generators(loader: Any) -> list[torch.Generator]:
@@ -248,6 +260,8 @@ def _set_generators(loader: Any, states: Iterable[torch.Tensor]) -> None:
 
 
 def _is_stateful(loader: Any) -> bool:
+    # Accelerate's loaders have the methods always, and a state only where the loader inside has one.
+    loader = getattr(loader, "base_dataloader", loader)
     return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
 
 
@@ -265,8 +279,12 @@ def _batches_of_indices(loader: Any) -> Iterable[Any] | None:
 
 def _drawn(loader: DataLoader[Any], indexed: Iterable[Any]) -> Iterator[Any]:
     """The batches of a pass, with the draws that the loader itself would make of its random state."""
-    torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+    _draw_seed(loader)
     return iter(indexed)
+
+
+def _draw_seed(loader: DataLoader[Any]) -> None:
+    torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
 
 
 def _like(loader: DataLoader[Any], batches: Iterable[Any]) -> Iterator[Any]:

@@ -6,9 +6,9 @@ import errno
 import hashlib
 import json
 import os
-import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -229,7 +229,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
     digests = json.loads((path / "manifest.json").read_text())
     digests["training.pt"] = hashlib.sha256((path / "training.pt").read_bytes()).hexdigest()
     (path / "manifest.json").write_text(json.dumps(digests))
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(CheckpointError, match=r"io\.open, and reading that could run code"):
         checkpoints.resume(state, "auto")
     assert not Path("/tmp/never-made-by-a-checkpoint").exists()
 
@@ -249,6 +249,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, monkeypatch):
         checkpoints.save(state)
     assert {file.name: file.read_bytes() for file in first.iterdir()} == before
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
 def test_a_folder_has_one_run(tmp_path):
@@ -263,6 +264,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
     stepped(state, 1)
     checkpoints.save(state)
     (tmp_path / "checkpoints" / ".step-2.123.partial").mkdir()
+    (tmp_path / ".best.123.partial").mkdir()
     checkpoints.clear_partial()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
 
@@ -273,6 +275,79 @@ def test_a_scheduler_without_a_state_is_refused_when_going_on(tmp_path):
     checkpoints.save(state)
     with pytest.raises(CheckpointError, match="Own has no state_dict"):
         checkpoints.resume(state, "auto")
+
+
+def test_a_scheduler_of_the_user_without_a_state(tmp_path):
+    """In a run, where it is wrapped."""
+    from tests.tiny import EncoderAdaptor, batches, encoder
+    from textbrewer import GeneralDistiller, TrainingConfig
+
+    class Own:
+        steps = 0
+
+        def step(self):
+            self.steps += 1
+
+    def train(scheduler, **more):
+        config = TrainingConfig(output_dir=str(tmp_path), progress_bar=False, device="cpu")
+        student = encoder(1)
+        distiller = GeneralDistiller(config, DistillationConfig(), encoder(0), student, *[EncoderAdaptor()] * 2)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+        with distiller:
+            distiller.train(optimizer, batches(3), num_epochs=1, scheduler=scheduler, **more)
+
+    own = Own()
+    train(own)
+    assert own.steps == 3 and (tmp_path / "checkpoints" / "step-3").is_dir()
+    with pytest.raises(CheckpointError, match="Own has no state_dict"):
+        train(Own(), resume="auto")
+
+
+def test_numbers_of_numpy_are_read_back(tmp_path):
+    checkpoints, state = run_of(tmp_path)
+    for group in state.optimizer.param_groups:
+        group["lr"] = np.float64(0.02)
+    state.scheduler = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: np.cos(step))
+    state.optimizer.param_groups[0]["betas"] = (np.float32(0.5), np.float64(0.9))
+    stepped(state, 2)
+    checkpoints.save(state)
+    again, other = run_of(tmp_path)
+    other.scheduler = torch.optim.lr_scheduler.LambdaLR(other.optimizer, lambda step: np.cos(step))
+    assert again.resume(other, "auto")
+    assert other.optimizer.param_groups[0]["lr"] == state.optimizer.param_groups[0]["lr"] != 0
+    assert other.optimizer.param_groups[0]["betas"] == (0.5, 0.9)
+
+
+def test_what_cannot_be_read_back_is_told(tmp_path):
+    checkpoints, state = run_of(tmp_path)
+    state.optimizer.param_groups[0]["note"] = Path("x")
+    checkpoints.save(state)
+    with pytest.raises(CheckpointError, match="more than tensors, numbers and texts"):
+        run_of(tmp_path)[0].resume(run_of(tmp_path)[1], "auto")
+
+
+def test_auto_does_not_go_on_from_before_a_run_that_began_anew(tmp_path):
+    first, state = run_of(tmp_path)
+    stepped(state, 3)
+    first.save(state)
+    # Begun anew, and killed before its first checkpoint.
+    second, _ = run_of(tmp_path)
+    second.begin()
+    third, state = run_of(tmp_path)
+    assert not third.resume(state, "auto")
+    third.begin()
+    stepped(state, 1)
+    third.save(state)
+    for _ in range(2):
+        again, state = run_of(tmp_path)
+        assert again.resume(state, "auto") and state.step == 1
+        stepped(state, 0)
+        again.save(state)
+    # By its path an older one may be taken, and other jobs are told as ever.
+    again, state = run_of(tmp_path)
+    assert again.resume(state, tmp_path / "checkpoints" / "step-3") and state.step == 3
+    with pytest.raises(CheckpointError, match="of another job"):
+        run_of(tmp_path, job={"distiller": "B"})[0].resume(state, "auto")
 
 
 def test_what_is_sized_by_the_first_batch_comes_back(tmp_path):

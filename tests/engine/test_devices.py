@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from textbrewer import TrainingConfig
-from textbrewer.engine.devices import Placement
+from textbrewer.engine.devices import Placement, _device
 from textbrewer.errors import ConfigError
 
 
@@ -77,6 +77,14 @@ def test_auto_leaves_the_student_on_its_accelerator(monkeypatch):
     monkeypatch.setattr(OtherMachine, "device", torch.device("cpu"))
     assert placement(nn.Linear(1, 1, device="meta"), device="auto").device.type == "meta"
     assert placement(device="auto").device.type == "cpu"
+
+
+def test_each_of_several_processes_has_its_own_device():
+    """Though the script moved the student to the first one in all of them."""
+    student, own = nn.Linear(1, 1, device="meta"), torch.device("meta:1")
+    config = TrainingConfig(device="auto")
+    assert _device(config, student, own, processes=2) == own
+    assert _device(config, student, own) == torch.device("meta")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:3", "mps"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from textbrewer import BasicTrainer, TrainingConfig
-from textbrewer.engine.tracking import Tracker, services_of
+from textbrewer.engine.tracking import Tracker, _mean, services_of
 from textbrewer.errors import ConfigError, MissingDependencyError, NonFiniteLossError
 from textbrewer.types import LossReport
 
@@ -53,6 +53,12 @@ def test_a_flush_reads_everything_in_one_transfer(monkeypatch):
     tracker.flush()
     assert transfers == [8]
     assert tracker.latest == {"total_loss": 4.0, "kd": 2.0}
+
+
+def test_a_term_that_some_processes_lack_is_a_mean_over_the_others():
+    labelled, unlabelled = {"total": 4.0, "kd": 1.0, "hard": 3.0}, {"total": 1.0, "kd": 1.0}
+    expected = {"total": 2.5, "kd": 1.0, "hard": 3.0}
+    assert _mean([labelled, unlabelled]) == _mean([unlabelled, labelled]) == expected
 
 
 def test_a_second_flush_has_nothing_to_do(tmp_path):

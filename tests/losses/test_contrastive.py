@@ -195,6 +195,20 @@ def test_memory_moves_in_training_alone():
     assert crd().eval()(student, teacher, index=INDEX, negatives=OTHERS).isfinite()
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_what_overflows_is_not_remembered(side):
+    loss, broken = crd(), list(sides())
+    before = copy.deepcopy(loss.state_dict())
+    with torch.no_grad():
+        broken[side][0] = torch.nan
+    loss(*broken, index=INDEX, negatives=OTHERS)
+    for name in ("memory_S", "memory_T"):
+        after = loss.state_dict()[name]
+        assert after.isfinite().all() and torch.equal(after[INDEX[0]], before[name][INDEX[0]])
+        assert not torch.equal(after[INDEX[1]], before[name][INDEX[1]])
+    assert loss(*sides(), index=INDEX, negatives=OTHERS).isfinite()
+
+
 def test_a_stored_loss_goes_on_as_if_never_stopped(tmp_path):
     loss, other = crd(), crd(seed=5)
     loss(*sides(), index=INDEX, negatives=OTHERS)

@@ -88,7 +88,8 @@ class DistillationStep:
         trims: bool = False,
     ) -> None:
         self.student = student
-        self.trims = trims
+        # Labels of an encoder-decoder are another text than the one that the mask is of.
+        self.trims = trims and not getattr(getattr(student, "ready_adaptor", None), "decodes", False)
         self.source = source
         self.objective = objective
         self.placement = placement
@@ -371,6 +372,8 @@ class OwnGroups:
         self.groups = groups
 
     def __getattr__(self, name: str) -> Any:
+        if name == "scheduler":
+            raise AttributeError(name)
         return getattr(self.scheduler, name)
 
     def step(self) -> None:

@@ -11,7 +11,9 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import platform
+import re
 import shutil
 import time
 import uuid
@@ -21,6 +23,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -37,6 +40,7 @@ logger = logging.getLogger("textbrewer")
 
 FORMAT = 1
 _STATE, _MANIFEST = "state.json", "manifest.json"
+_BEGUN = ".begun.json"
 
 
 def weights_of(module: nn.Module, keep: bool = True) -> dict[str, Tensor]:
@@ -220,7 +224,7 @@ class Checkpoints:
 
     def clear_partial(self) -> None:
         """Delete what a killed process left half-written."""
-        for path in self.folder.glob(".step-*"):
+        for path in (*self.folder.glob(".step-*.partial"), *self.folder.parent.glob(".best.*.partial")):
             shutil.rmtree(path, ignore_errors=True)
 
     def resume(self, state: RunState, which: str | os.PathLike[str]) -> bool:
@@ -240,8 +244,23 @@ class Checkpoints:
         if path is None:
             return False
         self._load(path, state)
+        self.run = json.loads((path / _STATE).read_text(encoding="utf-8")).get("run", self.run)
         logger.info("going on from %s, after optimiser step %d", path, state.step)
         return True
+
+    def begin(self) -> None:
+        """Note that a run begins anew, so that "auto" does not go on from one before it."""
+        if self.ranks.index == 0 and any(about.get("job") == self.job for _, about in self._found()):
+            with replaced(self.folder / _BEGUN) as beside:
+                beside.write_text(json.dumps({"run": self.run, "job": self.job}) + "\n", encoding="utf-8")
+
+    def _is_older(self, about: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint is of this job, and of a run before the one that was begun last."""
+        try:
+            begun = json.loads((self.folder / _BEGUN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(begun["job"] == self.job == about.get("job") and begun["run"] != about.get("run"))
 
     def _chosen(self, which: str | os.PathLike[str]) -> Path | None:
         if which != "auto":
@@ -254,6 +273,8 @@ class Checkpoints:
             self._require_same_job(path, json.loads((path / _STATE).read_text(encoding="utf-8")))
             return path
         for path, about in self._found():
+            if self._is_older(about):
+                continue
             damage = _damage(path)
             if damage:
                 logger.warning("%s is damaged (%s); the one before it is used", path, damage)
@@ -272,14 +293,22 @@ class Checkpoints:
         about = json.loads((path / _STATE).read_text(encoding="utf-8"))
         set_tensors(state.student, load_file(path / "student.safetensors"))
         set_numbered(state.beside, load_file(path / "beside.safetensors"))
-        training = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
+        try:
+            training = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
+        except pickle.UnpicklingError as error:
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            raise CheckpointError(
+                f"{path}: the state of the optimiser or the scheduler has more than tensors, numbers and texts"
+                f"{f', {found[1]}' if found else ''}, and reading that could run code; keep such things out of them"
+            ) from error
         _spread(training["optimizer"], state.optimizer)
         state.optimizer.load_state_dict(training["optimizer"])
         if state.scheduler is not None:
             load = getattr(state.scheduler, "load_state_dict", None)
             if training["scheduler"] is None or not callable(load):
+                name = type(getattr(state.scheduler, "scheduler", state.scheduler)).__name__
                 raise CheckpointError(
-                    f"{path}: {type(state.scheduler).__name__} has no state_dict and load_state_dict, so that a run "
+                    f"{path}: {name} has no state_dict and load_state_dict, so that a run "
                     "with it cannot go on; use a scheduler of torch.optim.lr_scheduler"
                 )
             load(training["scheduler"])
@@ -416,7 +445,10 @@ def _told(value: Any, keep: bool, copied: bool) -> Any:
         return {key: _told(item, keep, copied) for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(_told(item, keep, copied) for item in value)
-    return value
+    # NumPy's are not among what is read safely.
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _spread(state: Any, optimizer: Optimizer) -> None:

@@ -40,7 +40,7 @@ class Placement:
 
         self.ranks = Ranks.of(config)
         self.is_main = self.ranks.index == 0
-        self.device = _device(config, student, PartialState().device)
+        self.device = _device(config, student, PartialState().device, self.ranks.number)
         self.precision = _precision(config)
         self.dtype = AUTOCAST.get(self.precision)
         self.teacher_precision = config.teacher_precision or self.precision
@@ -87,10 +87,12 @@ class Placement:
         return model
 
 
-def _device(config: TrainingConfig, student: nn.Module, best: torch.device) -> torch.device:
+def _device(config: TrainingConfig, student: nn.Module, best: torch.device, processes: int = 1) -> torch.device:
     if config.device == "auto":
         here = next((parameter.device for parameter in student.parameters()), best)
-        return best if here.type == "cpu" else here
+        # Each of several processes has its own, though the script moved the student to the first one in all of them.
+        its_own = processes > 1 and here.type == best.type
+        return best if here.type == "cpu" or its_own else here
     device = torch.device(config.device)
     if device.index is None and device.type == best.type:
         device = best  # under several processes each has its own

@@ -108,6 +108,8 @@ class Engine:
                 running.enter_context(locked(self.config.output_dir))
                 self.checkpoints.clear_partial()
             resumed = resume is not None and self.checkpoints.resume(self.state, resume)
+            if saves and not resumed:
+                self.checkpoints.begin()
             write = running.enter_context(Writer(self.config.save_in_background))
             tracker = running.enter_context(self._tracker(self.state.batches if resumed else None))
             bar = running.enter_context(self._progress_bar(schedule))

@@ -191,8 +191,12 @@ def _plain(value: Any) -> Any:
 
 
 def _mean(each: list[dict[str, float]]) -> dict[str, float]:
-    """Of the values of one batch of every process."""
-    return {name: sum(values[name] for values in each) / len(each) for name in each[0]}
+    """Of the values of one batch of every process; a term that not all of them have is a mean of those that do."""
+    means = {}
+    for name in dict.fromkeys(name for values in each for name in values):
+        own = [values[name] for values in each if name in values]
+        means[name] = sum(own) / len(own)
+    return means
 
 
 def _values(report: LossReport) -> list[Tensor]:

@@ -178,7 +178,7 @@ class DistillationTrainer(Trainer):
                         "DistillationTrainer: ReduceLROnPlateau was built before the projections joined the optimiser; "
                         "ask for it by lr_scheduler_type='reduce_lr_on_plateau'"
                     )
-                self.lr_scheduler = OwnGroups(self.lr_scheduler, optimizer, groups)
+                self.lr_scheduler = cast(Any, OwnGroups(self.lr_scheduler, optimizer, groups))
         return optimizer
 
     def _set_signature_columns_if_needed(self) -> None:

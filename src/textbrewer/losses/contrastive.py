@@ -175,6 +175,8 @@ class CRDLoss(nn.Module):
 
     @torch.no_grad()
     def _remember(self, index: Tensor, valid: Tensor, z_S: Tensor, z_T: Tensor) -> None:
+        # What overflowed on either side is not remembered: each later row that is told from it would be NaN too.
+        valid = valid & z_S.isfinite().all(dim=1) & z_T.isfinite().all(dim=1)
         for memory, z in ((self.memory_S, z_S), (self.memory_T, z_T)):
             before = memory[index]
             moved = unit_vectors(self.momentum * before + (1 - self.momentum) * z.to(memory))

@@ -286,9 +286,9 @@ def pooled_states(state: Tensor, mask: Tensor | None, pooling: str, loss: str) -
 
 
 def unit_vectors(vectors: Tensor) -> Tensor:
-    """``v / ‖v‖`` along the last axis; zeros stay, and have no gradient."""
+    """``v / ‖v‖`` along the last axis; zeros stay, and have no gradient. What is not finite is not hidden."""
     lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    some = lengths > 0
+    some = lengths != 0
     return torch.where(some, vectors / torch.where(some, lengths, 1.0), 0.0)
 
 

@@ -129,7 +129,7 @@ def _counted(tokenizer: Any, texts: Texts) -> Counter[int]:
         for text in some:
             if not isinstance(text, str):
                 counts.update(text.tolist() if isinstance(text, Tensor) else text)
-    words = [token for token in counts if isinstance(token, str)]
+    words: list[Any] = [token for token in counts if isinstance(token, str)]
     if words:
         raise StudentError(
             f"prune_vocabulary: expected texts, or the token ids of each, got {words[0][:40]!r} in a list of its own; "

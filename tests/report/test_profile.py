@@ -72,7 +72,7 @@ def test_the_machine_is_described():
 
 
 def test_weights_on_disk(tmp_path):
-    with pytest.raises(DataError, match=r"no \*.safetensors"):
+    with pytest.raises(DataError, match=r"no model\*.safetensors"):
         profile.weights_on_disk(tmp_path)
     save_file({"a": torch.zeros(1000)}, tmp_path / "model.safetensors")
     assert 4000 < profile.weights_on_disk(tmp_path) < 4200

@@ -229,10 +229,11 @@ def test_models_are_loaded_by_their_kind(tmp_path):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    model = bert(CROSS, TOKENIZER, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, hidden_size=32)
+    # With a higher rate it is the processor's last digits that decide whether it learns anything.
+    model = bert(CROSS, TOKENIZER, 2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, hidden_size=32)
     trainer = BasicTrainer(training(tmp_path_factory.mktemp("teacher")), model, CROSS.adaptor(model))
     data = CROSS.encode(rows_of(listed, 240, of=4), TOKENIZER)
-    return run(trainer, model, data.loader(16, shuffle_seed=0), 200, rate=5e-3).eval()
+    return run(trainer, model, data.loader(16, shuffle_seed=0), 400, rate=2e-3).eval()
 
 
 def student_of(seed=1):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import AdaptorError
-from .feeding import accepts, call, named_inputs
+from .feeding import accepts, call, named_inputs, without
 from .matching.capture import Capture
 from .matching.layers import hidden_states_until
 from .types import INDEX, MASKED_LOGIT, Adaptor, Batch, ModelOutputs
@@ -235,11 +235,11 @@ class AdaptedModel:
     def fed(self, batch: Batch) -> Batch:
         """What of the batch the model is fed."""
         fed = batch if self.ready_adaptor is None else self.ready_adaptor.feed(batch)
-        return _without(fed, self._not_fed)
+        return without(fed, self._not_fed)
 
     def read(self, batch: Batch) -> Batch:
         """What of the batch the outputs depend on."""
-        return batch if self.ready_adaptor is None else _without(self.ready_adaptor.read(batch), self.extra & {INDEX})
+        return batch if self.ready_adaptor is None else without(self.ready_adaptor.read(batch), self.extra & {INDEX})
 
     def adapt(self, batch: Batch, outputs: Any) -> ModelOutputs:
         """Adapt outputs that are already there."""
@@ -261,13 +261,6 @@ class AdaptedModel:
         told = dict(tell(batch)) if callable(tell) else {}
         columns = self.extra & batch.keys() if isinstance(batch, Mapping) else ()
         return {**{name: batch[name] for name in columns}, **told} if told else told
-
-
-def _without(batch: Batch, names: frozenset[str]) -> Batch:
-    """A mapping without some of its columns; any other batch as it is."""
-    if not isinstance(batch, Mapping) or names.isdisjoint(batch):
-        return batch
-    return {key: value for key, value in batch.items() if key not in names}
 
 
 def label_names(config: Any) -> list[str] | None:

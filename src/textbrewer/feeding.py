@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +163,13 @@ def named_inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
     if not isinstance(batch, (list, tuple)):
         return {}
     return dict(zip(inspect.signature(model.forward).parameters, batch, strict=False))
+
+
+def without(batch: Batch, names: Set[str]) -> Batch:
+    """A mapping without some of its columns; any other batch as it is."""
+    if not isinstance(batch, Mapping) or names.isdisjoint(batch):
+        return batch
+    return {key: value for key, value in batch.items() if key not in names}
 
 
 def accepts(model: nn.Module, name: str) -> bool:

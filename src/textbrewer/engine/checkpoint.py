@@ -244,7 +244,6 @@ class Checkpoints:
         if path is None:
             return False
         self._load(path, state)
-        self.run = json.loads((path / _STATE).read_text(encoding="utf-8")).get("run", self.run)
         logger.info("going on from %s, after optimiser step %d", path, state.step)
         return True
 
@@ -314,6 +313,7 @@ class Checkpoints:
             load(training["scheduler"])
         state.scaler.load_state_dict(training["scaler"])
         own = torch.load(path / "processes.pt", weights_only=True)[self.ranks.index]
+        self.run = about.get("run", self.run)
         state.step, state.within, state.batches = about["step"], about["within"], own["batches"]
         state.evaluations[:] = about.get("evaluations", [])
         state.stream.load_state_dict(own["stream"], within=state.within)

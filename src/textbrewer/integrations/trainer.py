@@ -19,7 +19,7 @@ from ..distillers._base import DistillationStep, OwnGroups, Run
 from ..engine.checkpoint import apart, numbered, set_numbered, weights_of
 from ..engine.devices import Placement
 from ..errors import CheckpointError, ConfigError, MissingDependencyError, Problem, UnsupportedError
-from ..feeding import length_of, sides
+from ..feeding import length_of, sides, without
 from ..objective import Share
 from ..tasks.adaptor import UNFED
 from ..teachers import TeacherCache
@@ -183,12 +183,14 @@ class DistillationTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         """As Trainer's, with what the teacher takes and the objective reads beside what the student takes."""
+        if self._signature_columns is not None:
+            return
         super()._set_signature_columns_if_needed()
         columns: Any = self._signature_columns
         lesson = self.distiller.lesson
         taken = [name for teacher in lesson.teachers for name in inspect.signature(teacher.forward).parameters]
-        self._of_teacher |= set(taken) - set(columns)
-        self._read |= {*lesson._extra(), *UNFED, *_SIDES} - set(columns)
+        self._of_teacher = set(taken) - set(columns)
+        self._read = {*lesson._extra(), *UNFED, *_SIDES} - set(columns)
         columns += sorted(self._of_teacher | self._read)
 
     def prediction_step(self, model: nn.Module, inputs: Any, *args: Any, **keywords: Any) -> Any:
@@ -197,13 +199,13 @@ class DistillationTrainer(Trainer):
 
     def _of_student(self, inputs: Any) -> Any:
         """What the student is fed outside of training."""
-        return _without(sides(inputs).student, self._of_teacher | self._read)
+        return without(sides(inputs).student, self._of_teacher | self._read)
 
     def _parted(self, inputs: Any) -> Any:
         """A batch of which the student is not fed what its teacher alone takes."""
         if not isinstance(inputs, Mapping) or self._of_teacher.isdisjoint(inputs):
             return inputs
-        return {"teacher": inputs, "student": _without(inputs, self._of_teacher)}
+        return {"teacher": inputs, "student": without(inputs, self._of_teacher)}
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -257,12 +259,6 @@ class DistillationTrainer(Trainer):
             part.zero_grad()
         if self._step is not None:
             self._step.advance(progress)
-
-
-def _without(batch: Any, names: set[str]) -> Any:
-    if not isinstance(batch, Mapping):
-        return batch
-    return {name: value for name, value in batch.items() if name not in names}
 
 
 def _has_parameters(modules: Iterable[nn.Module]) -> bool:

@@ -21,9 +21,13 @@ def positions_of(model: nn.Module) -> int | None:
     """How many tokens a model with learned positions takes; None for any number."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa counts positions from behind the padding's.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+            return module.num_embeddings - first_position(module)
     return None
+
+
+def first_position(table: nn.Embedding) -> int:
+    """The place of the first token in a table of positions; those before it are of padding, in RoBERTa's."""
+    return 0 if table.padding_idx is None else int(table.padding_idx) + 1
 
 
 class _DeepEnoughError(Exception):

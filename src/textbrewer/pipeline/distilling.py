@@ -235,8 +235,10 @@ def _costs(run: Run, models: Mapping[str, Made]) -> dict[str, dict[str, float]]:
 
 def _bytes(folder: str, model: Any) -> int:
     """Of the saved weights; of a model of the hub, what they take in memory."""
-    saved = list(Path(folder).glob(profile.WEIGHTS))
-    return profile.weights_on_disk(folder) if saved else profile.bytes_of(model)
+    try:
+        return profile.weights_on_disk(folder)
+    except DataError:
+        return profile.bytes_of(model)
 
 
 def _inputs(run: Run, models: Mapping[str, Any], size: int, number: int) -> Iterator[dict[str, Any]]:

@@ -43,7 +43,7 @@ task:
 # A folder or a name of the hub. One without a head for this task is fine-tuned first, into output_dir/teacher.
 teacher:
   model: {teacher}
-  training: {{num_epochs: {epochs}, learning_rate: 3.0e-5, batch_size: 32}}
+  training: {{num_epochs: {epochs}, learning_rate: 3.0e-5, batch_size: {batch}}}
   # Leaves out the tokens that the training rows do not use: a small student is mostly embeddings.
   # prune_vocabulary: true
 
@@ -71,7 +71,7 @@ distillation:
 
 training:
   num_epochs: {epochs}
-  batch_size: 32
+  batch_size: {batch}
   learning_rate: 1.0e-4
   # early_stopping_patience: 2
 
@@ -170,6 +170,7 @@ def _recipe(
         teacher=_common_teacher(name, rows) if teacher is None else _in_yaml(_relative(teacher, output)),
         train=_in_yaml(source),
         columns=_in_yaml(renamed),
+        batch=_BATCH,
         epochs=min(max(_EPOCHS[0], -(-_LEAST_STEPS * _BATCH // max(len(rows), 1))), _EPOCHS[1]),
         hard_label_weight=_LABELS if any(row[task.target] is not None for row in rows) else 0,
         output_dir=_in_yaml(f"runs/{output.stem}"),

@@ -24,7 +24,7 @@ from ..feeding import to_device
 from ..modes import modes_kept
 
 Inputs = Mapping[str, Tensor]
-WEIGHTS = "model*.safetensors"
+_WEIGHTS = "model*.safetensors"
 """The files in which a saved model has its weights."""
 
 
@@ -72,9 +72,9 @@ def weights_on_disk(folder: str | Path) -> int:
     Raises:
         DataError: there are none.
     """
-    files = list(Path(folder).glob(WEIGHTS))
+    files = list(Path(folder).glob(_WEIGHTS))
     if not files:
-        raise DataError(f"{folder}: no {WEIGHTS} file; save the model with save_pretrained")
+        raise DataError(f"{folder}: no {_WEIGHTS} file; save the model with save_pretrained")
     return sum(file.stat().st_size for file in files)
 
 

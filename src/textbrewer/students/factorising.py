@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import StudentError
 from ..feeding import to_device
+from ..matching.layers import first_position
 from .narrowing import PARTS, Rows, principal_axes
 
 _TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
@@ -113,17 +114,11 @@ def _prefix(model: Any) -> str:
     return "" if model.base_model is model else f"{model.base_model_prefix}."
 
 
-def _first_position(embeddings: Any) -> int:
-    """The place of the first token in the table of positions; those before it are of padding, in RoBERTa's."""
-    padding = embeddings.position_embeddings.padding_idx
-    return 0 if padding is None else int(padding) + 1
-
-
 def _factors(
     embeddings: Any, width: int, sources: Mapping[str, str], rows: Rows | None
 ) -> dict[str, tuple[Tensor, str]]:
     """The student's tensors up to its layers, and what each is made of."""
-    first = {"position_embeddings": _first_position(embeddings)}
+    first = {"position_embeddings": first_position(embeddings.position_embeddings)}
     tables = {name: _exact(embeddings.get_submodule(name).weight)[first.get(name, 0) :] for name in _TABLES}
     tables = {name: table - table.mean(dim=1, keepdim=True) for name, table in tables.items()}
     moment = _moment(list(tables.values()))

@@ -215,3 +215,13 @@ def test_an_encoder_decoder_is_masked_by_what_it_writes(tmp_path):
     with BasicTrainer(config, model) as trainer:
         trainer.train(torch.optim.SGD(model.parameters(), lr=0.0), [batch], num_epochs=1)
     assert seen == [labels.shape]
+
+
+def test_an_encoder_decoder_teacher_keeps_the_labels_that_it_reads():
+    sizes = {"vocab_size": 60, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, decoder_start_token_id=0))
+    adaptor = TransformersAdaptor(model, teacher=True)
+    batch = {"input_ids": torch.ones(1, 3).long(), "labels": torch.ones(1, 2).long()}
+    assert set(adaptor.feed(batch)) == {"input_ids", "labels"}
+    model(**adaptor.feed(batch))
+    assert "labels" not in adaptor.feed({**batch, "decoder_input_ids": batch["labels"]})

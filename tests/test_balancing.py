@@ -184,3 +184,33 @@ def test_options_out_of_range_and_frozen_students_are_told():
         GradientNorms(momentum=1)
     with pytest.raises(UnsupportedError, match="no parameter of the student requires a gradient"):
         GradientNorms().begin(1, Student().requires_grad_(False), alone)
+
+
+class ThroughHalf(torch.autograd.Function):
+    """Passes a value on, and its gradient as float16 has it."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.half().to(gradient)
+
+
+def test_small_gradients_are_measured_though_they_pass_through_float16():
+    student = Student()
+    balance = GradientNorms()
+    balance.begin(2, student, alone)
+    small, large = 1e-9 * ThroughHalf.apply(student.a), ThroughHalf.apply(student.b) * 3e4
+    balance({0: small, 1: large}, {0: 1.0, 1: 1.0}, 1)
+    assert balance.norms.tolist() == pytest.approx([1e-9, 3e4], rel=1e-2)
+
+
+def test_a_first_batch_that_overflows_is_weighed_as_configured():
+    student = Student()
+    balance = GradientNorms()
+    balance.begin(2, student, alone)
+    total = balance({0: student.a * math.inf, 1: 2 * student.b}, {0: 0.0, 1: 1.5}, 1)
+    assert balance.norms[1] == 2 and not balance.norms[0].isfinite() and total.isnan()
+    assert balance({1: 2 * student.b}, {1: 1.5}, 1).item() == pytest.approx(-9.0)

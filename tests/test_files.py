@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from textbrewer.files import replaced, replaced_folder
 
@@ -83,3 +85,25 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_earlier_one(tmp_path, mo
     with pytest.raises(OSError, match="busy"), replaced_folder(path) as beside:
         (beside / "new.txt").write_text("new")
     assert [file.name for file in path.iterdir()] == ["old.txt"] and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "save", [lambda t, f: save_file(t, f), lambda t, f: torch.save(t, f)], ids=["safetensors", "torch"]
+)
+def test_a_full_disk_is_an_os_error_whoever_writes(tmp_path, save):
+    resource = pytest.importorskip("resource")
+    path, (_, hard) = tmp_path / "weights", resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path.write_text("earlier")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        with pytest.raises(OSError, match="weights could not be written"), replaced(path) as beside:
+            save({"a": torch.zeros(5000)}, beside)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
+
+
+def test_other_runtime_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="another fault"), replaced_folder(tmp_path / "folder"):
+        raise RuntimeError("another fault")

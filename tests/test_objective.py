@@ -365,3 +365,17 @@ def test_a_term_that_is_off_is_said_once_unless_it_weighs_nothing(weight, schedu
     texts = [str(warning.message) for warning in record]
     message = "unweighted_hard_label_loss is off in this run: adaptor_S gave ['logits'], adaptor_T gave []"
     assert texts == [message] * said
+
+
+def test_one_output_under_a_softmax_is_told_once():
+    single = outputs(logits=logits(0, ROWS, 1))
+    for name in ("ce", "kl", "standardised_kl"):
+        term = SoftLabels(DistillationConfig(kd_loss_type=name))
+        with pytest.warns(UserWarning, match="logit_mse") as said:
+            term.value(single, single, Share())
+            term.value(single, single, Share())
+        assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        soft(single, single, kd_loss_type="logit_mse")
+        soft(single, single, kd_loss_type="binary_kl")

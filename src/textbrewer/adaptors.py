@@ -59,8 +59,11 @@ class TransformersAdaptor:
         return getattr(self.model, "config", None)
 
     def feed(self, batch: Batch) -> Batch:
-        """What to feed the model: for a teacher, a mapping goes without its labels."""
-        if self.teacher and isinstance(batch, Mapping):
+        """What to feed the model: for a teacher, a mapping goes without its labels.
+
+        They stay where a decoder's inputs are made of them.
+        """
+        if self.teacher and isinstance(batch, Mapping) and (not self.decodes or "decoder_input_ids" in batch):
             return {key: value for key, value in batch.items() if key not in _LABELS}
         return batch
 

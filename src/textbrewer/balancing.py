@@ -75,6 +75,10 @@ class UncertaintyWeights(Unshaped):
         return torch.stack(each).sum()
 
 
+_SCALES = (2.0**16, 2.0**8, 1.0)
+"""Tried in turn to measure a gradient: unscaled, a small one vanishes in float16; scaled, a large one overflows."""
+
+
 class GradientNorms(nn.Module):
     """Each term pulls at the student as hard as its configured weight says, whatever the size of its loss.
 
@@ -142,9 +146,10 @@ class GradientNorms(nn.Module):
                 self._measure(values, parts)
             self.calls += 1
         given, norms = torch.tensor([weights[i] for i in places], dtype=torch.float64), self.norms[places]
-        mean = (given * norms).sum() / given.sum()
+        known = norms.isfinite()
+        mean = (given * norms)[known].sum() / given[known].sum()
         # A term without a gradient does not pull, whatever it weighs.
-        each = torch.where(norms > 0, given * mean / norms, given)
+        each = torch.where(known & (norms > 0), given * mean / norms, given)
         return torch.stack([values[i] * weight for i, weight in zip(places, each.tolist(), strict=True)]).sum()
 
     def _measure(self, values: Mapping[int, Tensor], parts: int) -> None:
@@ -159,5 +164,11 @@ class GradientNorms(nn.Module):
     def _norm(self, value: Tensor) -> float:
         if not value.requires_grad:
             return 0.0
-        gradients = torch.autograd.grad(value, self._trained, retain_graph=True, allow_unused=True)
-        return float(nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]))
+        norm = math.inf
+        for scale in _SCALES:
+            times = torch.full_like(value, scale)
+            gradients = torch.autograd.grad(value, self._trained, times, retain_graph=True, allow_unused=True)
+            norm = float(nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])) / scale
+            if math.isfinite(norm):
+                break
+        return norm

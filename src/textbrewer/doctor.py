@@ -91,6 +91,7 @@ def examine(
     *,
     trained: bool,
     steps: int,
+    accumulated: int = 1,
 ) -> Examination:
     """Look over what a run is made of. Models are left as they were.
 
@@ -104,6 +105,7 @@ def examine(
         batch: that one step is tried with.
         trained: whether the teacher is fine-tuned already; one that is not is not scored.
         steps: optimiser steps of the run.
+        accumulated: batches of an optimiser step.
     """
     found = [
         *(_rows(name, part) for name, part in parts.items()),
@@ -115,7 +117,7 @@ def examine(
     ]
     untrained = Check("teacher", "good", "has no head for this task: it is fine-tuned first")
     found += _teacher(task, teacher, parts["validation"]) if trained else [untrained]
-    return Examination([*found, *_one_step(distiller, student, teacher, batch, steps)])
+    return Examination([*found, *_one_step(distiller, student, teacher, batch, steps, accumulated)])
 
 
 # Rows.
@@ -274,7 +276,12 @@ def teacher_calibration(task: Task, teacher: nn.Module, part: Encoded) -> Check 
 
 
 def _one_step(
-    make: Callable[[TrainingConfig], Any], student: nn.Module, teacher: nn.Module, batch: Any, steps: int
+    make: Callable[[TrainingConfig], Any],
+    student: nn.Module,
+    teacher: nn.Module,
+    batch: Any,
+    steps: int,
+    accumulated: int,
 ) -> Iterator[Check]:
     """A step that changes nothing: which parameters it reaches, and what the run will cost."""
     with tempfile.TemporaryDirectory() as folder, _norms_of(student) as norms:
@@ -300,7 +307,7 @@ def _one_step(
         yield Check("gradients", "odd", text, "these are not trained by any term: match a later layer, or keep logits")
     else:
         yield Check("gradients", "good", f"all {len(named)} tensors")
-    yield _costs(min(taken), steps, student, teacher)
+    yield _costs(accumulated * min(taken), steps, student, teacher)
 
 
 @contextmanager

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+_TORCH_WRITER = ("inline_container", "PytorchStreamWriter")
+"""What the RuntimeError of ``torch.save`` names when a file cannot be written."""
+
 
 @contextmanager
 def replaced(path: str | Path) -> Iterator[Path]:
@@ -24,7 +29,8 @@ def replaced(path: str | Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        yield beside
+        with _as_os_errors(target):
+            yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, target)
@@ -49,7 +55,8 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(left, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        yield beside
+        with _as_os_errors(target):
+            yield beside
         for file in beside.rglob("*"):
             if file.is_file():
                 with file.open("rb+") as opened:
@@ -66,6 +73,18 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _as_os_errors(target: Path) -> Iterator[None]:
+    """A full disk is an OSError, whatever those who write tensors make of it."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(name in str(error) for name in _TORCH_WRITER):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise OSError(f"{target} could not be written: {reason}") from error
 
 
 def _sync_folder(folder: Path) -> None:

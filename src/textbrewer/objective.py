@@ -16,11 +16,18 @@ from .configs import DistillationConfig, EnsembleConfig, IntermediateMatch
 from .errors import AdaptorError, ConfigError, MatchError, Problem, UnsupportedError
 from .losses import (
     dist_loss,
+    dkd_loss,
+    focal_kl_loss,
     full_precision,
     function_of,
+    jsd_loss,
+    kd_ce_loss,
+    kl_loss,
     masked_mean,
     needs_index,
     needs_labels,
+    reverse_kl_loss,
+    standardised_kl_loss,
     takes_mask_T,
     unit_of,
 )
@@ -82,6 +89,10 @@ class Balance(Protocol):
     def __call__(self, values: Mapping[int, Tensor], weights: Mapping[int, float], parts: int, /) -> Tensor: ...
 
 
+_OVER_CLASSES = {kd_ce_loss, kl_loss, reverse_kl_loss, jsd_loss, focal_kl_loss, dkd_loss, standardised_kl_loss}
+"""Losses between distributions over classes, of which one alone says nothing."""
+
+
 class SoftLabels:
     """``Σ KD(student, teacher, τ)`` over the logits that both sides give; off when a side gives none.
 
@@ -103,6 +114,7 @@ class SoftLabels:
         self.temperature = _temperature_schedule(config.temperature_scheduler)
         self.probability_shift = config.probability_shift
         self.ensemble = ensemble or EnsembleConfig()
+        self._said_single = False
 
     @property
     def reads_logits(self) -> bool:
@@ -168,6 +180,14 @@ class SoftLabels:
                     "give label_maps, which say what class of each teacher a class of the student is"
                 )
             targets.append(target)
+        if rows.shape[-1] == 1 and not self._said_single and function_of(self.loss) in _OVER_CLASSES:
+            self._said_single = True
+            warnings.warn(
+                f"{self.name}: the logits have one output, over which a softmax is always 1: "
+                f"{getattr(self.loss, '__name__', 'this loss')} teaches nothing; for a number to predict take "
+                "kd_loss_type='logit_mse' or 'huber', for yes or no 'binary_kl'",
+                stacklevel=2,
+            )
         labels = self._labels(index, student, members, mask)
         unit = "rows" if of_student.dim() < 3 else "selected" if mask is not None else "positions"
         if len(targets) == 1:
@@ -540,9 +560,8 @@ def _shared(
 
 def _selected(logits: Tensor, masks: list[Tensor], index: int, adaptor: str) -> tuple[Tensor, Tensor | None]:
     """The logits as rows, in float32 at least; 3-d logits only where their mask is non-zero."""
-    logits = full_precision(logits)
     if not masks or logits.dim() < 3:
-        return logits, None
+        return full_precision(logits), None
     mask = masks[0] if len(masks) == 1 else masks[index] if index < len(masks) else None
     if mask is None or mask.shape != logits.shape[:2]:
         found = "nothing" if mask is None else str(list(mask.shape))
@@ -550,7 +569,8 @@ def _selected(logits: Tensor, masks: list[Tensor], index: int, adaptor: str) -> 
             f"logits_mask of {adaptor}: expected {list(logits.shape[:2])} for logits {list(logits.shape)}, got {found}"
         )
     chosen = mask != 0
-    return logits[chosen], chosen
+    # Selected first: a copy of all positions of a vocabulary is large.
+    return full_precision(logits[chosen]), chosen
 
 
 def _first(feature: Tensor | list[Tensor]) -> Tensor:

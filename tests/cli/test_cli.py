@@ -31,6 +31,7 @@ from typer.testing import CliRunner
 from tests.pipeline.small import base_model, films, recipe_of
 from textbrewer import DistillationResult, __version__
 from textbrewer.cli import app
+from textbrewer.cli._app import as_typed, columns_of, options_of, pairs_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMAND = [sys.executable, "-m", "textbrewer"]
@@ -316,3 +317,18 @@ def test_help_loads_neither_transformers_nor_the_pipeline():
     code = "import sys, textbrewer.cli; print('transformers' in sys.modules, 'textbrewer.pipeline' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
     assert done.stdout == "False False\n"
+
+
+def test_values_stay_as_they_are_typed():
+    assert options_of(["separator=|", "header=false", "names=[a, b]", "encoding=1252", "tag=null", "x=a: b"]) == {
+        "separator": "|",
+        "header": False,
+        "names": ["a", "b"],
+        "encoding": 1252,
+        "tag": None,
+        "x": "a: b",
+    }
+    columns = ["label=No", "text=Review #2", "more=a: b", "candidates=[a, 2]"]
+    assert columns_of(columns) == {"label": "No", "text": "Review #2", "more": "a: b", "candidates": ["a", "2"]}
+    card = ["intended_use=Reviews: English", "contact=@me"]
+    assert pairs_of(card, "--card", as_typed) == {"intended_use": "Reviews: English", "contact": "@me"}

@@ -69,10 +69,12 @@ def test_the_word_none_switches_a_schedule_off(name):
     assert getattr(DistillationConfig(**{name: some_function}), name) is some_function
 
 
-@pytest.mark.parametrize("scheduler", ["constant", ["flsw", 1, 2], ["cwsm", 0.5], ("cwsm", 1)])
+@pytest.mark.parametrize(
+    "scheduler", ["constant", ["flsw", 1, 2], ["cwsm", 0.5], ("cwsm", 1), {"name": "flsw", "beta": 1, "gamma": 2}]
+)
 def test_temperature_schedules_by_name(scheduler):
     found = DistillationConfig(temperature_scheduler=scheduler).temperature_scheduler
-    assert found == (scheduler if isinstance(scheduler, str) else list(scheduler))
+    assert found == (list(scheduler) if isinstance(scheduler, tuple) else scheduler)
 
 
 KD = f"one of {', '.join(map(repr, KD_LOSS_MAP))}"
@@ -109,7 +111,7 @@ def test_bad_values_are_refused_at_the_start_and_later(name, value, expected, go
     assert config == DistillationConfig()
 
 
-@pytest.mark.parametrize("scheduler", [[], ["flsw", "a", "b"]])
+@pytest.mark.parametrize("scheduler", [[], ["flsw", "a", "b"], {"name": "cwsm", "beta": 1, "gamma": 2}, {"beta": 1}])
 def test_temperature_schedules_that_cannot_be_built_are_refused_clearly(scheduler):
     (problem,) = problems_of(DistillationConfig, temperature_scheduler=scheduler)
     assert "unpack" not in problem.expected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from textbrewer.configs.plain_yaml import read_yaml, yaml_value
+from textbrewer.configs.plain_yaml import read_yaml, yaml_text, yaml_value
 from textbrewer.errors import ConfigError
 
 
@@ -64,3 +64,14 @@ def test_a_file_that_cannot_be_read(tmp_path):
         read_yaml(tmp_path / "bytes.yaml")
     with pytest.raises(ConfigError, match="expected a file"):
         read_yaml(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["1e5", "12E4", "-3e-4", "no", "1", "1.5", "null", "2020-01-01", "text", ""])
+def test_texts_are_read_as_they_were_written(value):
+    for on_one_line in (False, True):
+        assert yaml_value(yaml_text({"labels": [value]}, on_one_line=on_one_line), "") == {"labels": [value]}
+
+
+def test_what_stands_twice_is_written_twice():
+    shared = [1, 2]
+    assert yaml_value(yaml_text({"a": shared, "b": shared}), "") == {"a": [1, 2], "b": [1, 2]}

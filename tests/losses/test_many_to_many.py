@@ -152,3 +152,9 @@ def test_a_rule_that_cannot_be_is_refused(arguments, message):
 
 def test_it_is_in_the_public_namespace():
     assert textbrewer.matches.many_to_many is matches.many_to_many
+
+
+def test_what_the_inner_loss_has_moves_and_the_weights_do_not():
+    loss = ManyToManyLoss(textbrewer.losses.VariationalLoss(4), "vid").to(torch.float16)
+    assert {parameter.dtype for parameter in loss.parameters()} == {torch.float16}
+    assert loss.weights_T.dtype is torch.float64

@@ -219,3 +219,9 @@ def test_custom_matches_that_cannot_be_made(tmp_path):
         distiller.add_match(CustomMatch(nn.Linear(2, 2), distiller.model_S.head, 1.0, "cos"))
     with pytest.raises(ConfigError, match="did you mean 'cos'"):
         distiller.add_match_by_module("head", "head", match_loss="coss")
+
+
+def test_a_custom_match_takes_one_module_a_side(tmp_path):
+    distiller = distiller_of(tmp_path)
+    with pytest.raises(MatchError, match=r"module_T: 'layers\.\*' names \d modules; here it is one"):
+        distiller.add_match(CustomMatch("layers.*", distiller.model_S.head, 1.0, "cos"))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from textbrewer import BasicTrainer, DistillationConfig, GeneralDistiller, TrainingConfig
-from textbrewer.matching.layers import hidden_states_until, layer_list
+from textbrewer.matching.layers import hidden_states_until, layer_list, layers_give_states
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
 
@@ -99,3 +99,10 @@ def test_a_batch_is_trained_on_without_its_padding(tmp_path):
     trainer = BasicTrainer(TrainingConfig(output_dir=tmp_path, progress_bar=False, device="cpu"), model)
     trainer.train(torch.optim.SGD(model.parameters(), lr=0.1), [batch], num_epochs=1)
     assert seen == [4]
+
+
+def test_models_whose_layers_see_something_else_run_to_the_end():
+    shape = {"d_model": 16, "n_head": 2, "d_inner": 32, "vocab_size": 40}
+    turned = transformers.XLNetModel(transformers.XLNetConfig(n_layer=3, **shape))
+    assert not layers_give_states(turned) and not layers_give_states(nn.Linear(2, 2))
+    assert all(layers_give_states(model) for model in models())

@@ -250,3 +250,36 @@ def test_the_recipes_of_the_documentation_are_recipes(page, folder, monkeypatch)
         for name in re.findall(r"[\w.-]+\.(?:csv|tsv|jsonl|txt|conll|json)\b", block):
             (folder / name).touch()
         read_recipe(yaml_value(block, page))
+
+
+def test_first_weights_in_a_folder_start_at_the_recipe_too(folder, monkeypatch):
+    monkeypatch.chdir("/")
+    (folder / "small").mkdir()
+    (folder / "small" / "config.json").write_text("{}")
+    assert read_recipe(folder / "films.yaml", []).student.sizes == {}
+    text = (folder / "films.yaml").read_text() + "student: {num_layers: 1, init: ./small}\n"
+    (folder / "films.yaml").write_text(text)
+    assert read_recipe(folder / "films.yaml").student.sizes["init"] == str(folder / "small")
+    (folder / "teacher").mkdir()  # as a run leaves it; the word still means the teacher's weights
+    monkeypatch.chdir(folder)
+    assert read_recipe(folder / "films.yaml", ["student.init=teacher"]).student.sizes["init"] == "teacher"
+
+
+def test_a_section_with_nothing_in_it_has_its_defaults(folder):
+    changes = ["task=text_regression", "distillation=null"]
+    assert read_recipe(folder / "films.yaml", changes).distillation.kd_loss_type == "logit_mse"
+
+
+def test_patterns_start_at_the_recipe_whatever_their_ending(folder, monkeypatch):
+    monkeypatch.chdir("/")
+    (folder / "part-1").write_text('{"text": "a", "label": "b"}\n')
+    data = {"train": {"path": "part-*", "format": "jsonl"}}
+    monkeypatch.chdir(folder)
+    recipe = read_recipe({"task": "text_classification", "teacher": "base", "data": data})
+    assert recipe.data.train.path == str(folder / "part-*")
+
+
+def test_a_recipe_always_saves(folder):
+    assert "greater than or equal to 1" in problems_of(folder / "films.yaml", ["training.ckpt_frequency=0"])[
+        "training.ckpt_frequency"
+    ].replace("at least", "greater than or equal to")

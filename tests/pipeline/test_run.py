@@ -394,3 +394,65 @@ def test_a_student_of_ones_own(finished, material, tmp_path):
     )
     result = distill(recipe, ["training.num_steps=2", "distillation.matches=none"])
     assert load_model(result.student).config.num_hidden_layers == 1
+
+
+def test_a_student_whose_trained_parameters_are_others_is_made_again(material, tmp_path, caplog):
+    recipe = recipe_of(material, output_dir=str(tmp_path / "run"))
+    short = ["training.num_steps=1", "teacher.training.num_steps=1"]
+    distill(recipe, short)
+    caplog.set_level("INFO", "textbrewer.pipeline")
+    distill(recipe, [*short, "student.freeze_embeddings=true"])
+    assert "teacher: already there" in caplog.text and "student: already there" not in caplog.text
+
+
+def test_more_text_for_the_student_leaves_the_teacher_and_the_baseline(material, tmp_path, caplog):
+    recipe = recipe_of(material, output_dir=str(tmp_path / "run"), baseline=True)
+    short = ["training.num_steps=1", "teacher.training.num_steps=1"]
+    distill(recipe, short)
+    caplog.set_level("INFO", "textbrewer.pipeline")
+    distill(recipe, [*short, f"data.unlabelled={material / 'more.csv'}"])
+    told = [name for name in ("teacher", "student", "baseline") if f"{name}: already there" in caplog.text]
+    assert told == ["teacher", "baseline"]
+
+
+def test_a_student_of_another_vocabulary_is_refused(material, tmp_path):
+    other = base_model(tmp_path / "other", num_hidden_layers=2)
+    recipe = recipe_of(material, student={"model": str(other)}, output_dir=str(tmp_path / "run"))
+    few = tmp_path / "few.csv"  # of a few tokens from here and there
+    few.write_text("text,label\n" + "where,good\nwho,bad\n" * 20)
+    with pytest.raises(ConfigError, match=r"student\.model.*after teacher\.prune_vocabulary for .* tokens"):
+        distill(recipe, ["teacher.prune_vocabulary=true", f"data.train={few}"])
+    described = json.loads((other / "tokenizer.json").read_text())
+    words = described["model"]["vocab"]
+    words["good"], words["bad"] = words["bad"], words["good"]
+    (other / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(ConfigError, match=r"another number than in the teacher's for 2 of"):
+        distill(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_is_told_before_anything_is_trained(material, tmp_path):
+    recipe = recipe_of(material, output_dir=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"training\.metric_for_best_model.*'macrof1'; did you mean 'macro_f1'"):
+        distill(recipe, ["training.metric_for_best_model=macrof1"])
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("words")
+    with pytest.raises(TextBrewerError, match="taken"):
+        distill(recipe, [f"cache={tmp_path / 'taken'}"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_baseline_is_chosen_among_as_many_as_the_student(finished):
+    records = records_of(finished.output_dir)
+    assert len(records["student"]["evaluations"]) == len(records["baseline"]["evaluations"]) == 2
+
+
+def test_an_export_of_the_student_before_is_told(material, tmp_path, caplog):
+    recipe = recipe_of(material, output_dir=str(tmp_path / "run"))
+    short = ["training.num_steps=1", "teacher.training.num_steps=1"]
+    distill(recipe, short)
+    (tmp_path / "run" / "export").mkdir()
+    distill(recipe, short)
+    assert "of the student before" not in caplog.text
+    distill(recipe, [*short, "distillation.temperature=3"])
+    assert "is of the student before this one; export=true makes it anew" in caplog.text

@@ -10,6 +10,7 @@ from tests.pipeline.small import base_model, films
 from textbrewer import StudentConfig
 from textbrewer.errors import ConfigError, DataError, StudentError
 from textbrewer.pipeline import evaluate, inspect, load, make_student, plan_in, predict
+from textbrewer.pipeline.models import tokenizer_of
 from textbrewer.planner import Limits
 from textbrewer.students.loading import load_model
 from textbrewer.tasks import TextClassification
@@ -132,3 +133,26 @@ def test_code_beside_a_model_is_not_run(tmp_path):
     with pytest.raises(Exception):  # noqa: B017 (whichever of Transformers' refusals comes first)
         evaluate(folder, tmp_path / "films.csv")
     assert not (tmp_path / "ran").exists()
+
+
+def test_columns_that_are_not_named_are_guessed(finished, tmp_path):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("review,label\na good film,good\n")
+    (one,) = predict(finished.student, pairs, columns={"text": "review", "label": "label"})
+    assert one["label"] in ("good", "bad")
+    with pytest.raises(DataError, match=r"columns: expected .*got 'txt'; did you mean 'text'"):
+        predict(finished.student, pairs, columns={"txt": "review"})
+
+
+def test_weights_that_are_damaged_are_told_in_one_line(finished, tmp_path):
+    make_student(finished.output_dir / "teacher", tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ConfigError, match="a folder with a model"):
+        predict(tmp_path / "model", ["good"])
+    weights.unlink()
+    with pytest.raises(ConfigError, match="a folder with a model"):
+        evaluate(tmp_path / "model", [{"text": "good", "label": "good"}])
+    (tmp_path / "model" / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match="no tokenizer can be read"):
+        tokenizer_of(tmp_path / "model")

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.tiny import EncoderAdaptor, batch_of, batches, encoder, weights
 from textbrewer import BasicTrainer, StudentConfig, TeacherCache, TrainingConfig, build_student
-from textbrewer.errors import ConfigError, MatchError, UnknownNameError, UnsupportedError
+from textbrewer.errors import CheckpointError, ConfigError, MatchError, UnknownNameError, UnsupportedError
 from textbrewer.schemes import ReplacingTrainer, theseus
 from textbrewer.schemes.replacing import Replacement
 
@@ -265,3 +265,13 @@ def test_what_does_not_fit_is_told(tmp_path, build, error, message):
 def test_there_are_no_teacher_outputs_to_keep(tmp_path):
     with pytest.raises(UnsupportedError, match="ReplacingTrainer has no teacher whose outputs could be cached"):
         TeacherCache.in_memory().build(trainer_of(tmp_path, 0.5, *models()), loader=batches(1))
+
+
+def test_stages_of_another_rate_are_refused(tmp_path):
+    teacher, student = models()
+    theseus(training(tmp_path), teacher, student, EncoderAdaptor(), rate=0.3, **WHERE).train(
+        sgd, batches(2), num_epochs=1
+    )
+    again = theseus(training(tmp_path), teacher, models()[1], EncoderAdaptor(), rate=0.9, **WHERE)
+    with pytest.raises(CheckpointError, match="rate"):
+        again.train(sgd, batches(2), num_epochs=1, resume="auto")

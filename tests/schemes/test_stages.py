@@ -195,3 +195,24 @@ def test_features_need_matches(tmp_path):
     message = "`intermediate_matches`: expected at least one, for the first stage, got none"
     with pytest.raises(ConfigError, match=message):
         two_stages(tmp_path, config=DistillationConfig())
+
+
+def test_a_finished_stage_of_another_job_is_refused(tmp_path):
+    two_stages(tmp_path).train(adam, batches(3))
+    teacher, adaptor = encoder(1, width=12, layers=3), EncoderAdaptor()
+    other = features_then_logits(training(tmp_path), CONFIG, teacher, encoder(2), adaptor, adaptor, **LENGTHS)
+    with pytest.raises(CheckpointError, match="teachers"):
+        other.train(adam, batches(3), resume="auto")
+    with pytest.raises(CheckpointError, match="data"):
+        two_stages(tmp_path).train(adam, batches(2), resume="auto")
+
+
+def test_a_stage_that_begins_anew_forgets_those_behind_it(tmp_path):
+    two_stages(tmp_path).train(adam, batches(3))
+    assert (tmp_path / "logits" / "finished.pt").exists()
+    stages = two_stages(tmp_path)
+    stages.stages = [stages.stages[0], Stage("logits", None)]  # the second one fails when it is built
+    with pytest.raises(TypeError):
+        stages.train(adam, batches(3))
+    assert (tmp_path / "features" / "finished.pt").exists()
+    assert not (tmp_path / "logits" / "finished.pt").exists() and not (tmp_path / "logits" / "checkpoints").exists()

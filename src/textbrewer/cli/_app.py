@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -46,7 +46,10 @@ class Commands(TyperGroup):
             _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
             raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
-            _complain("stopped; what is finished is whole, and the same command goes on after it")
+            _complain(
+                "stopped; what is finished is whole, and the same command goes on after it, without --fresh and "
+                "--no-resume"
+            )
             raise typer.Exit(130) from None
 
 
@@ -127,23 +130,54 @@ def show(result: Any, as_json: bool, text: str | None = None) -> None:
         print(str(result) if text is None else text)
 
 
-def pairs_of(given: Sequence[str] | None, option: str) -> dict[str, Any]:
-    """``KEY=VALUE`` each, with the value in YAML.
+def in_yaml(text: str, title: str) -> Any:
+    """A value in YAML."""
+    from ..configs.plain_yaml import yaml_value
+
+    return yaml_value(text, title)
+
+
+def as_typed(text: str, title: str) -> Any:
+    """A value that is a text, whatever is in it."""
+    return text
+
+
+def for_reader(text: str, title: str) -> Any:
+    """A value of a reader's option: a number, true, false, null or a list in YAML, else the text as it is typed."""
+    if text.lstrip().startswith("["):
+        return in_yaml(text, title)
+    try:
+        value = in_yaml(text, title)
+    except ConfigError:
+        return text
+    return value if text.strip() and (value is None or isinstance(value, (bool, int, float))) else text
+
+
+def for_column(text: str, title: str) -> Any:
+    """The name of a column as it is typed, or a list of names in YAML."""
+    return list(map(str, in_yaml(text, title))) if text.lstrip().startswith("[") else text
+
+
+def pairs_of(given: Sequence[str] | None, option: str, value_of: Callable[[str, str], Any] = in_yaml) -> dict[str, Any]:
+    """``KEY=VALUE`` each.
 
     Raises:
         ConfigError: one is none.
     """
-    from ..configs.plain_yaml import yaml_value
-
     found = {}
     for each in given or ():
         key, equals, text = each.partition("=")
         if not key or not equals:
             raise ConfigError("options", [Problem(option, "KEY=VALUE", repr(each))])
-        found[key] = yaml_value(text, f"{option} {key}")
+        found[key] = value_of(text, f"{option} {key}")
     return found
 
 
 def columns_of(given: Sequence[str] | None) -> dict[str, Any]:
-    """``ROLE=NAME`` each; the names stay as they are typed, but for lists."""
-    return {key: value if isinstance(value, list) else str(value) for key, value in pairs_of(given, "--column").items()}
+    """``ROLE=NAME`` each."""
+    return pairs_of(given, "--column", for_column)
+
+
+def options_of(given: Sequence[str] | None) -> dict[str, Any]:
+    """``KEY=VALUE`` each, of the reader."""
+    return pairs_of(given, "--option", for_reader)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError, Problem
-from ._app import Columns, Format, Json, Options, app, columns_of, pairs_of, show
+from ._app import Columns, Format, Json, Options, app, as_typed, columns_of, options_of, pairs_of, show
 
 Model = Annotated[str, typer.Argument(help="A folder with a model, or a name of the hub.", metavar="MODEL")]
 DataPath = Annotated[str, typer.Argument(help="A file, a folder by label, or a name of the hub.", metavar="DATA")]
@@ -40,7 +40,7 @@ def evaluate(
         data,
         columns=columns_of(column),
         format=format,
-        options=pairs_of(option, "--option"),
+        options=options_of(option),
         batch_size=batch_size,
     )
     show(scores, json, "\n".join(f"{name}  {value:.4f}" for name, value in scores.items()))
@@ -78,7 +78,7 @@ def predict(
         given,
         columns=columns_of(column),
         format=format,
-        options=pairs_of(option, "--option"),
+        options=options_of(option),
         batch_size=batch_size,
     )
     lines = [json_.dumps(each, ensure_ascii=False) for each in found]
@@ -134,11 +134,11 @@ def export(
         data,
         columns=columns_of(column),
         format=format,
-        options=pairs_of(option, "--option"),
+        options=options_of(option),
         rows=rows,
         int8=int8,
         tolerance=tolerance,
-        card={key: str(value) for key, value in pairs_of(card, "--card").items()},
+        card=pairs_of(card, "--card", as_typed),
     )
     show({"folder": str(report.folder), **report.to_dict()} if json else report, json)
 
@@ -298,6 +298,6 @@ def init(
     from .. import pipeline
 
     written = pipeline.init(
-        data, output, task=task, teacher=teacher, format=format, options=pairs_of(option, "--option"), force=force
+        data, output, task=task, teacher=teacher, format=format, options=options_of(option), force=force
     )
     show({"recipe": str(written)}, json, f"{written}\nNext: textbrewer distill {written}")

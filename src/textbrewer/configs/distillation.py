@@ -81,11 +81,12 @@ def _off_or_temperature_schedule(value: Any) -> Any:
         return None
     if callable(value):
         return value
-    name, *parameters = value if isinstance(value, (list, tuple)) and value else (value,)
+    name, positional, named = asked(value)
     known_name(name, TEMPERATURE_SCHEDULER)
-    needed = {"flsw": 2, "cwsm": 1}.get(name, 0)
+    needed, parameters = {"flsw": 2, "cwsm": 1}.get(name, 0), [*positional, *named.values()]
+    known = {"flsw": {"beta", "gamma", "eps"}, "cwsm": {"beta"}}.get(name)
     numbers = [p for p in parameters if isinstance(p, (int, float))]
-    if len(numbers) < needed or len(numbers) < len(parameters):
+    if len(numbers) < needed or len(numbers) < len(parameters) or (known is not None and set(named) - known):
         example = ["flsw", 1, 1] if name == "flsw" else ["cwsm", 1]
         raise reject(f"[{name!r}] followed by {count_of(needed, 'number')}, as in {example}")
     return list(value) if isinstance(value, (list, tuple)) else value
@@ -294,7 +295,7 @@ class DistillationConfig(Config):
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4
     temperature_scheduler: Annotated[
-        str | list[Any] | Callable[..., Any] | None, BeforeValidator(_off_or_temperature_schedule)
+        str | list[Any] | dict[str, Any] | Callable[..., Any] | None, BeforeValidator(_off_or_temperature_schedule)
     ] = None
     hard_label_weight: Annotated[float, Field(allow_inf_nan=False)] = 0
     hard_label_weight_scheduler: WeightSchedule = None

@@ -33,10 +33,28 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(cast(Any, node), deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what the loader reads as it was: no aliases, and quotes around a text that it would take for a number."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 # YAML 1.1 takes 1e-4 for a text, and every learning rate is written so.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+
+def yaml_text(value: Any, width: int = 100, *, on_one_line: bool = False) -> str:
+    """Plain values as :func:`yaml_value` reads them.
+
+    >>> yaml_text({"labels": ["1e5", "no"]}, on_one_line=True)
+    "{labels: ['1e5', 'no']}\\n"
+    """
+    how: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": width}
+    return str(yaml.dump(value, Dumper=_Dumper, default_flow_style=on_one_line, **how))
 
 
 def yaml_value(text: str, title: str) -> Any:

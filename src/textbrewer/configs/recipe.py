@@ -69,6 +69,8 @@ class TrainingSettings(TrainingConfig):
         group_by_length: batches of rows of about the same length.
     """
 
+    # There is always a best checkpoint to keep.
+    ckpt_frequency: Annotated[int, Field(ge=1)] = 1
     num_epochs: Annotated[int, Field(ge=1)] = 3
     num_steps: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 32

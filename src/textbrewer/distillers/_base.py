@@ -119,6 +119,9 @@ class DistillationStep:
         """Equal parts, and the counts of valid units where a term needs them."""
         counted = self.objective.per_element() and (len(window) > 1 or self.placement.ranks.number > 1)
         own = counts_of([self.student.masks(sides(batch).student) for batch in window]) if counted else {}
+        if self.placement.ranks.number > 1:
+            # Told between processes, where each has a device of its own.
+            own = {unit: count.cpu() if isinstance(count, Tensor) else count for unit, count in own.items()}
         every = self.placement.ranks.gather((len(window), own))
         number = sum(batches for batches, _ in every)
         if not counted:
@@ -349,6 +352,16 @@ class Distiller(ABC):
 
     def _job(self, stream: Any, schedule: Schedule, optimizer: Optimizer) -> dict[str, str]:
         """What must be alike for one run to go on from another's checkpoint."""
+        return {
+            **self._identity(),
+            "optimizer": type(optimizer).__name__,
+            "data": f"{length_of(stream)} batches, {described(rows_of(stream.loader))} rows",
+            "counted in": "steps" if schedule.steps_per_epoch is None else "epochs",
+            "processes": str(stream.ranks.number),
+        }
+
+    def _identity(self) -> dict[str, str]:
+        """What of it is known before there are data."""
         training = ("gradient_accumulation_steps", "keep_last_accumulation", "precision", "fp16", "teacher_precision")
         return {
             "distiller": type(self).__name__,
@@ -356,10 +369,6 @@ class Distiller(ABC):
             "train_config": described({name: getattr(self.t_config, name) for name in training}),
             "student": shapes_of(self.model_S),
             "teachers": ", ".join(shapes_of(teacher) for teacher in self._teachers()),
-            "optimizer": type(optimizer).__name__,
-            "data": f"{length_of(stream)} batches, {described(rows_of(stream.loader))} rows",
-            "counted in": "steps" if schedule.steps_per_epoch is None else "epochs",
-            "processes": str(stream.ranks.number),
         }
 
 

@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 
 from ..adaptors import AdaptedModel, label_names
+from ..balancing import GradientNorms
 from ..configs import DistillationConfig, EnsembleConfig, IntermediateMatch
 from ..engine.sharding import is_sharded
 from ..errors import ConfigError, Problem, UnsupportedError
 from ..losses import needs_index
 from ..matching import MatchLosses, Projections, path_of
-from ..matching.layers import layer_list
+from ..matching.layers import layer_list, layers_give_states
 from ..objective import FeatureMatch, HardLabels, Objective, SoftLabels, Term, is_told_teachers_mask
 from ..presets import BALANCE
 from ..teachers import CachedTeacher, EnsembleTeacher, LiveTeacher, Reads, TeacherCache, TeacherSource
@@ -155,6 +156,11 @@ class Lesson:
         hard = HardLabels(config.hard_label_weight, config.hard_label_weight_scheduler, config.hard_label_active)
         terms = [soft, *self._feature_terms(), hard]
         if self.balance is not None:
+            if isinstance(self.balance, GradientNorms) and run.placement.compiles:
+                raise UnsupportedError(
+                    "balance='gradient_norm' and compile_models do not go together: what is compiled gives its "
+                    "gradients once, and this takes them for each term; leave one of them out"
+                )
             self.balance.begin(len(terms), student, run.placement.ranks.gather)
         objective = Objective(terms, self.balance)
         forward = run.placement.forward_of(student, data_parallel)
@@ -234,7 +240,7 @@ def deepest_read(teacher: Any, reads: Reads) -> int | None:
     if reads.logits or reads.labels or reads.modules or reads.layers.get("attention") or not hidden:
         return None
     path = layer_list(teacher)
-    if path is None:
+    if path is None or not layers_give_states(teacher):
         return None
     number: int = teacher.config.num_hidden_layers + 1
     if any(not -number <= layer < number for layer in hidden):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,9 @@ class ManyToManyLoss(nn.Module):
         self.register_buffer("weights_S", torch.zeros(0, dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ManyToManyLoss:
-        """Moving or casting a model that holds this leaves the weights alone."""
+        """Moving or casting a model that holds this leaves the weights alone, but not what the loss itself has."""
+        if recurse and isinstance(self.loss, nn.Module):
+            cast(Any, self.loss)._apply(fn)
         return self
 
     def forward(

@@ -74,10 +74,13 @@ def path_of(model: nn.Module, wanted: nn.Module | str, side: str) -> str:
     """The path of a submodule that is given as itself or by its path.
 
     Raises:
-        MatchError: it is not in the model.
+        MatchError: it is not in the model, or a pattern names several.
     """
     if isinstance(wanted, str):
-        return str(modules_at(model, wanted, side)[0])
+        found = modules_at(model, wanted, side)
+        if len(found) > 1:
+            raise MatchError(f"{side}: {wanted!r} names {len(found)} modules; here it is one")
+        return str(found[0])
     for name, module in model.named_modules():
         if module is wanted:
             return str(name)

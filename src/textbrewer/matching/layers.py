@@ -30,6 +30,31 @@ def first_position(table: nn.Embedding) -> int:
     return 0 if table.padding_idx is None else int(table.padding_idx) + 1
 
 
+_PLAIN = {
+    "bert",
+    "camembert",
+    "deberta",
+    "deberta-v2",
+    "distilbert",
+    "electra",
+    "ernie",
+    "modernbert",
+    "mpnet",
+    "roberta",
+    "xlm-roberta",
+}
+
+
+def layers_give_states(model: Any) -> bool:
+    """Whether layer i is fed what the model gives as hidden state i.
+
+    It is so in BERT's kin. Others turn, pad or unpad between their layers (XLNet, Longformer, flash attention).
+    """
+    config = getattr(model, "config", None)
+    plain = getattr(config, "_attn_implementation", None) in (None, "eager", "sdpa")
+    return plain and getattr(config, "model_type", None) in _PLAIN
+
+
 class _DeepEnoughError(Exception):
     """Leaves a forward pass; never seen outside of this module."""
 

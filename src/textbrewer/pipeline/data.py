@@ -20,7 +20,7 @@ from .models import config_of, hub_options, is_trained_for
 
 logger = logging.getLogger("textbrewer.pipeline")
 
-_TARGETS = ("label", "tags", "answers", "is_impossible")
+TARGETS = ("label", "tags", "answers", "is_impossible")
 """What of ``columns`` says what is to be learned."""
 
 
@@ -46,8 +46,13 @@ class Data:
 
     @cached_property
     def key(self) -> str:
-        """A digest of all that a model reads."""
-        return digest_of([self.tokenizer, *(list(part.rows) for part in (self.labelled, self.train, self.validation))])
+        """A digest of all that a student reads."""
+        return digest_of([self.labelled_key, list(self.train.rows)])
+
+    @cached_property
+    def labelled_key(self) -> str:
+        """A digest of what a model reads that learns from labels alone."""
+        return digest_of([self.tokenizer, *(list(part.rows) for part in (self.labelled, self.validation))])
 
     @cached_property
     def longest(self) -> int:
@@ -196,7 +201,7 @@ def data_of(
         reports.append(str(test.report))
     more: list[Any] = list(bare)
     if settings.unlabelled is not None:
-        columns = {role: name for role, name in settings.unlabelled.columns.items() if role not in _TARGETS}
+        columns = {role: name for role, name in settings.unlabelled.columns.items() if role not in TARGETS}
         unlabelled = task.rows(table_of(settings.unlabelled), columns, labelled=False)
         reports.append(str(unlabelled.report))
         more += unlabelled

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from safetensors import SafetensorError
+
 from ..configs.recipe import TeacherSettings
 from ..errors import ConfigError, DataError, Problem, StudentError, TextBrewerError, first_line
 from ..export.inferred import task_for
@@ -19,6 +21,15 @@ from ..students.saving import CONFIG_FILE
 from ..tasks import TASKS, Task
 from ..tasks._needed import needed
 
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 RECORD = "record.json"
 """The file beside a model that says how a run made it."""
 
@@ -62,7 +73,8 @@ def any_model(name: str | os.PathLike[str], *, revision: str | None = None) -> A
         ConfigError: there is no such model.
     """
     if Path(name).is_dir():
-        return load_model(Path(name))
+        with _named(name):
+            return load_model(Path(name))
     config = config_of(name, revision=revision)
     found = transformers_class(next(iter(config.architectures or []), None))
     if found is None:
@@ -102,9 +114,14 @@ def tokenizer_of(name: str | os.PathLike[str], *, revision: str | None = None, t
     transformers = needed("transformers", "transformers", "reading a tokenizer")
     try:
         return transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises Exception itself
         reason = first_line(error)
         raise DataError(f"{name}: no tokenizer can be read from it: {reason}") from None
+
+
+def has_tokenizer(name: str | os.PathLike[str]) -> bool:
+    """Whether a tokenizer lies beside a model; of the hub's it is taken to."""
+    return not Path(name).is_dir() or any((Path(name) / file).is_file() for file in _TOKENIZER_FILES)
 
 
 def is_trained_for(name: str | os.PathLike[str], model_class: str, **options: Any) -> bool:
@@ -133,9 +150,10 @@ def teacher_of(name: str, task: Task, **options: Any) -> Any:
     Raises:
         ConfigError: there is no such model, it has no such head, or its labels are others.
     """
-    if config_of(name, **options) is None:
-        return load_model(name)
+    own = config_of(name, **options) is None
     with _named(name):
+        if own:
+            return load_model(name)
         return task.load(name, **{"trust_remote_code": False, **options}).eval()
 
 
@@ -156,7 +174,7 @@ def _named(name: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except TextBrewerError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = first_line(error)
         # Transformers' own words for what it refuses to run.
         hint = "teacher.trust_remote_code: true runs it" if "custom code" in reason else ""

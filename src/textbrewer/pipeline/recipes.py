@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from glob import glob
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +16,7 @@ from ..configs.recipe import OUTPUT_DIR, SHARED, SOURCES, Recipe, expanded
 from ..data_utils import Augmenter
 from ..errors import ConfigError, Problem, did_you_mean, one_of
 from ..export import Card
+from ..students.build import OWN_SOURCES
 from ..students.presets import STUDENT_PRESETS
 from ..students.saving import CONFIG_FILE
 from ..tasks import FORMATS, TASKS
@@ -24,7 +25,7 @@ from ..tasks.data.read import _looks_local, _near
 RecipeLike = str | os.PathLike[str] | Mapping[str, Any] | Recipe
 """A YAML file, what one holds, or a recipe."""
 
-_MODELS = (("teacher", "model"), ("teacher", "tokenizer"), ("student", "model"))
+_MODELS = (("teacher", "model"), ("teacher", "tokenizer"), ("student", "model"), ("student", "init"))
 _DATA = tuple(("data", name, "path") for name in SOURCES)
 _FOLDERS = (("output_dir",), ("cache", "path"))
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -133,7 +134,9 @@ def _fill_in(values: dict[str, Any]) -> None:
         task.setdefault("encoder", "cross")
         task.setdefault("teacher", task["encoder"])
     losses = TASKS[name].soft_losses if isinstance(name, str) and name in TASKS else ()
-    distillation = values.setdefault("distillation", {})
+    if values.get("distillation") is None:
+        values["distillation"] = {}
+    distillation = values["distillation"]
     if losses and isinstance(distillation, dict):
         distillation.setdefault("kd_loss_type", losses[0])
 
@@ -233,6 +236,8 @@ def _paths(values: Any) -> Iterator[_Place]:
     for keys in (*_MODELS, *_DATA, *_FOLDERS):
         holder, key = _at(values, keys[:-1]), keys[-1]
         found = _at(values, keys)
+        if keys == ("student", "init") and found in OWN_SOURCES:
+            continue
         if isinstance(found, str):
             yield _Place(keys, holder, key)
         elif isinstance(found, list) and keys in _DATA:
@@ -245,7 +250,8 @@ def _locate(values: dict[str, Any], base: Path, within: str = "") -> None:
         if _is_no_path(path.text) or (within and not path.is_within(within)):
             continue
         place = os.path.abspath(base / os.path.expanduser(path.text))
-        if path.keys in _FOLDERS or os.path.exists(place) or _looks_local(path.text):
+        is_pattern = path.keys in _DATA and has_magic(path.text)
+        if path.keys in _FOLDERS or is_pattern or os.path.exists(place) or _looks_local(path.text):
             path.holder[path.key] = place
 
 
@@ -278,7 +284,7 @@ def _wrong_file(keys: tuple[str, ...], place: Path, path: str) -> list[Problem]:
         what = "a file or folder with data" if keys in _DATA else "a folder with a model"
         near = _near(place).removeprefix("; ")
         return [Problem(path, what, f"{str(place)!r}, where nothing is", near)]
-    if keys in (("teacher", "model"), ("student", "model")) and not (place / CONFIG_FILE).is_file():
+    if keys in _MODELS and keys != ("teacher", "tokenizer") and not (place / CONFIG_FILE).is_file():
         return [Problem(path, f"a folder written by save_pretrained, with {CONFIG_FILE}", repr(str(place)))]
     return []
 

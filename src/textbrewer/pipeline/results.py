@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
+from ..configs.plain_yaml import yaml_text
 from ..configs.recipe import TrainingSettings
 from ..errors import DataError
 from ..files import replaced
@@ -169,7 +168,7 @@ def write_report(folder: str | os.PathLike[str], images: str | os.PathLike[str] 
         examples=_examples(findings),
         code=_code(result),
         settings=_settings(result),
-        recipe=yaml.safe_dump(dict(result.recipe), sort_keys=False, allow_unicode=True, width=100),
+        recipe=yaml_text(dict(result.recipe)),
         notes=[
             *(["The rows that were scored also chose the best checkpoint of each model."] if chose else []),
             "Latency and throughput: the models take turns on the same rows.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import time
@@ -14,32 +15,41 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import __version__
 from ..configs import DistillationConfig, IntermediateMatch, TrainingConfig
+from ..configs.plain_yaml import yaml_text
 from ..configs.recipe import CacheSettings, Recipe, StudentSettings, TrainingSettings
 from ..distillers import BasicTrainer, GeneralDistiller
 from ..doctor import Examination, examine, teacher_calibration
 from ..engine import Schedule
 from ..engine.checkpoint import described, locked
-from ..errors import ConfigError, DataError, Problem, UnsupportedError, count_of
+from ..errors import (
+    ConfigError,
+    DataError,
+    Problem,
+    UnsupportedError,
+    count_of,
+    did_you_mean,
+    one_of,
+)
 from ..export import require_exportable
 from ..feeding import sides
 from ..files import replaced, replaced_folder
 from ..matching.layers import positions_of
 from ..students import build_student, prune_vocabulary
 from ..students.narrowing import NARROWING
-from ..tasks import Encoded, Task
+from ..tasks import Encoded, Rows, Task
 from ..tasks._needed import needed
 from ..tasks.scores import told
 from ..teachers import CacheFilling, TeacherCache
-from ..teachers.cache.fingerprint import digest_of_weights
+from ..teachers.cache.fingerprint import digest_of_config, digest_of_weights
 from .data import Data, data_of, digest_of, table_of, task_of
 from .models import (
     any_model,
+    has_tokenizer,
     hub_options,
     is_trained_for,
     record_in,
@@ -57,6 +67,7 @@ logger = logging.getLogger("textbrewer.pipeline")
 RECIPE, WORK = "recipe.yaml", "work"
 TEACHER, STUDENT, BASELINE = "teacher", "student", "baseline"
 EXPORT = "export"
+_SECONDS = "seconds.json"
 _TELLING, _MOST_AT_ONCE = 64, 32
 """Rows by which a teacher's weights are narrowed, and sequences of a batch of them."""
 _WRITTEN = "# Written by textbrewer "
@@ -76,6 +87,19 @@ class Made:
     model: Any
     folder: str
     record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to.
+
+    Attributes:
+        evaluations: scores along the way.
+        seconds: that it took, with what a run took that was stopped and gone on from.
+    """
+
+    evaluations: Sequence[Mapping[str, float]]
+    seconds: float
 
 
 class Run:
@@ -127,6 +151,13 @@ class Run:
         self.data: Data = data_of(recipe.data, self.task, self.tokenizer, recipe.seed, recipe.augmentation, table)
         if teacher.prune_vocabulary:
             self._prune()
+            if recipe.student.plan is None:
+                self._rehearse()
+        self._require_same_tokens()
+        self._require_metrics()
+        if recipe.cache is not None:
+            with self._cache(recipe.cache):
+                pass  # a folder of something else is told now, not once the teacher is trained
 
     def _prune(self) -> None:
         """Leave out of teacher and tokenizer the tokens that the training rows do not use."""
@@ -161,6 +192,54 @@ class Run:
                 "task.max_length", f"at most {positions}, as many tokens as the teacher takes", str(length)
             )
             raise ConfigError("recipe", [problem])
+
+    def _require_same_tokens(self) -> None:
+        """Refuse a student that reads other numbers for the same tokens.
+
+        Raises:
+            ConfigError: it does; it would learn from scrambled texts.
+        """
+        name = self.recipe.student.model
+        if name is None or not has_tokenizer(name):
+            return
+        own, ours = tokenizer_of(name).get_vocab(), self.tokenizer.get_vocab()
+        other = [token for token, number in ours.items() if own.get(token) != number]
+        if other:
+            which = "after teacher.prune_vocabulary" if self.recipe.teacher.prune_vocabulary else "in the teacher's"
+            got = f"another number than {which} for {len(other):,} of {len(ours):,} tokens, as {other[0]!r}"
+            hint = "a student is built with the teacher's tokens from sizes, as student: {num_layers: 3}"
+            raise ConfigError("recipe", [Problem("student.model", "the teacher's vocabulary", got, hint)])
+
+    def _require_metrics(self) -> None:
+        """Refuse a score to choose checkpoints by that the task does not have, before anything is trained.
+
+        Raises:
+            ConfigError: there is no such score.
+        """
+        wanted = {
+            path: settings.metric_for_best_model
+            for path, settings in (
+                ("training", self.recipe.training),
+                ("teacher.training", self.recipe.teacher.training),
+            )
+            if settings.metric_for_best_model is not None
+        }
+        if wanted:
+            rows = self.data.validation.rows
+            # Some scores are there only if there are rows of some kind: those that a few have not, all may have.
+            for few in (rows[:8], rows):
+                part = self.task.encode(Rows(few, self.data.validation.report, self.task.target), self.tokenizer)
+                known = self.task.evaluate(self._given, part)
+                if all(name in known for name in wanted.values()):
+                    return
+            raise ConfigError(
+                "recipe",
+                [
+                    Problem(f"{path}.metric_for_best_model", one_of(known), repr(name), did_you_mean(name, known))
+                    for path, name in wanted.items()
+                    if name not in known
+                ],
+            )
 
     def _rehearse(self) -> None:
         """Put everything together once, so that what does not fit is told before anything is trained or written."""
@@ -204,7 +283,7 @@ class Run:
 
     def _write_recipe(self) -> None:
         """The recipe with all that was found out, which repeats this run."""
-        text = yaml.safe_dump(self.recipe.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+        text = yaml_text(self.recipe.to_dict())
         with replaced(self.folder / RECIPE) as beside:
             beside.write_text(f"{_WRITTEN}{__version__}; it repeats this run.\n{text}", encoding="utf-8")
 
@@ -226,7 +305,7 @@ class Run:
     def _fine_tuned(self) -> Made:
         settings, model = self.recipe.teacher, self._given
 
-        def train(work: Path) -> Any:
+        def train(work: Path) -> Trained:
             config = self._training(settings.training, work)
             trainer = BasicTrainer(config, model, self.task.adaptor(model))
             return self._fit(trainer, model, self.data.labelled, config)
@@ -235,7 +314,7 @@ class Run:
         return self._made(TEACHER, model, settings.training, train, self._parts_of_teacher())
 
     def _parts_of_teacher(self) -> dict[str, Any]:
-        return {"model": digest_of_weights(self._given)}
+        return {"model": _digest_of(self._given), "data": self.data.labelled_key}
 
     def _teacher_as_it_stands(self) -> Any:
         """The teacher without training it now; None if it is yet to be trained."""
@@ -267,7 +346,7 @@ class Run:
         student = self._new_student(self.teacher.model)
         settings = self.recipe.training
 
-        def train(work: Path) -> Any:
+        def train(work: Path) -> Trained:
             kept = self.recipe.cache
             with nullcontext() if kept is None else self._cache(kept) as cache:
                 config = self._training(settings, work)
@@ -280,6 +359,7 @@ class Run:
             "distillation": described(self.recipe.distillation),
             "matches": described(self.recipe.matches),
             "cache": None if kept is None else [kept.dtype, kept.top_k],
+            "data": self.data.key,
         }
         logger.info("student: learning from the teacher on %s", count_of(len(self.data.train.rows), "row"))
         return self._made(STUDENT, student, settings, train, {"model": self._origin(student), **parts})
@@ -288,16 +368,22 @@ class Run:
     def baseline(self) -> Made:
         """The same student trained on the labels alone, for the same steps."""
         student = self._new_student(self.teacher.model)
-        steps = self._steps(self.data.train, self.recipe.training)
-        settings = replace(self.recipe.training, num_steps=steps)
+        schedule, own = self._schedule(self.data.train, self.recipe.training), self.recipe.training
+        steps, every = schedule.total_steps, own.ckpt_steps
+        if own.num_steps is None:
+            # As many evaluations as the student has: the best of more would be the better for it.
+            number = sum(schedule.evaluates_after(step, own) for step in range(1, steps + 1))
+            every = -(-steps // number)
+        settings = replace(own, num_steps=steps, ckpt_steps=every)
 
-        def train(work: Path) -> Any:
+        def train(work: Path) -> Trained:
             config = self._training(settings, work)
             trainer = BasicTrainer(config, student, self.task.adaptor(student))
             return self._fit(trainer, student, self.data.labelled, config)
 
         logger.info("baseline: the same student, %s on the labels alone", count_of(steps, "step"))
-        return self._made(BASELINE, student, settings, train, {"model": self._origin(student)})
+        parts = {"model": self._origin(student), "data": self.data.labelled_key}
+        return self._made(BASELINE, student, settings, train, parts)
 
     def _new_student(self, teacher: Any, *, rehearsed: bool = False) -> Any:
         """The student before it learns anything, always the same; its size goes into the recipe.
@@ -325,14 +411,14 @@ class Run:
         return (adaptor.feed(sides(batch).teacher) for batch in islice(loader, -(-_TELLING // size)))
 
     def _origin(self, student: Any) -> str:
-        """What stands for a student's first weights.
+        """What stands for a student before it learns anything.
 
-        Those of a narrowed one come of sums, whose last digits depend on the number of threads.
+        The first weights of a narrowed one come of sums, whose last digits depend on the number of threads.
         """
         sizes = self.recipe.student.sizes
         if sizes.get("init") in NARROWING:
             return digest_of({"teacher": self._teachers_digest, **sizes})
-        return digest_of_weights(student)
+        return _digest_of(student)
 
     def _distillation(self, teacher: Any, student: Any) -> DistillationConfig:
         """The objective, its matches written out for these models."""
@@ -391,10 +477,11 @@ class Run:
             self.tokenizer,
             teacher,
             student,
-            lambda config: self._distiller(teacher, student, config),
+            lambda config: self._distiller(teacher, student, replace(config, **_computing(settings))),
             next(iter(self._loader(self.data.train, settings))),
             trained=trained is not None,
-            steps=self._steps(self.data.train, settings),
+            steps=self._schedule(self.data.train, settings).total_steps,
+            accumulated=settings.gradient_accumulation_steps,
         )
 
     # How a model is made.
@@ -404,7 +491,7 @@ class Run:
         name: str,
         model: Any,
         settings: TrainingSettings,
-        train: Callable[[Path], Any],
+        train: Callable[[Path], Trained],
         parts: Mapping[str, Any],
     ) -> Made:
         """The model called ``name``: as an earlier run made it of the same parts, or trained now."""
@@ -414,10 +501,8 @@ class Run:
         if record is not None:
             return self._found(name, folder, record, settings)
         gone_on = once(self.ranks, lambda: self._goes_on(work))
-        started = time.perf_counter()
         self._seed(self.ranks.index)
-        evaluations = train(work)
-        seconds = time.perf_counter() - started
+        trained = train(work)
         # Until all have read the best weights.
         self.ranks.wait()
 
@@ -427,8 +512,8 @@ class Run:
                 "task": task_settings(self.task),
                 "scores": self._scores(model, settings),
                 "scored": self.data.scored_key,
-                "evaluations": evaluations,
-                "seconds": round(seconds, 2),
+                "evaluations": trained.evaluations,
+                "seconds": round(trained.seconds, 2),
                 "resumed": gone_on,
                 "textbrewer": __version__,
             }
@@ -436,14 +521,13 @@ class Run:
             return record
 
         record = once(self.ranks, kept)
-        logger.info("%s: %s (%.0f s)", name, told(record["scores"]), seconds)
+        logger.info("%s: %s (%.0f s)", name, told(record["scores"]), trained.seconds)
         return Made(model.eval(), str(folder), record)
 
     def _key(self, settings: TrainingSettings, parts: Mapping[str, Any]) -> str:
         """What a model is found again by: all that it is made of."""
         made_of = {
             **parts,
-            "data": self.data.key,
             "task": task_settings(self.task),
             "training": lasting(settings),
             "seed": self.recipe.seed,
@@ -466,6 +550,8 @@ class Run:
 
     def _keep(self, model: Any, folder: Path, work: Path, record: Mapping[str, Any]) -> None:
         """Put a model that is done into its folder, and delete what it was made in."""
+        if folder.name == STUDENT and (self.folder / EXPORT).exists() and self.recipe.export is None:
+            logger.warning("%s is of the student before this one; export=true makes it anew", self.folder / EXPORT)
         with replaced_folder(folder) as beside:
             model.save_pretrained(beside)
             self.tokenizer.save_pretrained(beside)
@@ -500,10 +586,20 @@ class Run:
     def _scores(self, model: nn.Module, settings: TrainingSettings) -> dict[str, float]:
         return self.task.evaluate(model, self.data.scored, settings.eval_batch_size)
 
-    def _fit(self, distiller: Any, model: nn.Module, rows: Encoded, config: TrainingSettings) -> Sequence[Any]:
-        """Train a model, keep its best weights, and return its scores along the way."""
+    def _fit(self, distiller: Any, model: nn.Module, rows: Encoded, config: TrainingSettings) -> Trained:
+        """Train a model, and keep its best weights."""
+        started, file = time.perf_counter(), Path(config.output_dir) / _SECONDS
+        before = _seconds_in(file)
+
+        def evaluate(each: nn.Module) -> dict[str, float]:
+            scores = self.task.evaluate(each, self.data.validation, config.eval_batch_size)
+            if self.ranks.index == 0:  # for a run that goes on from the checkpoint that now follows
+                with replaced(file) as beside:
+                    beside.write_text(json.dumps(before + time.perf_counter() - started), encoding="utf-8")
+            return scores
+
         loader = self._loader(rows, config)
-        total = self._steps(rows, config)
+        total = self._schedule(rows, config).total_steps
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [parameter for parameter in trained if parameter.ndim > 1]},
@@ -522,19 +618,17 @@ class Run:
                 scheduler_args=arguments,
                 max_grad_norm=config.max_grad_norm or -1.0,
                 resume="auto",
-                evaluate=lambda each: self.task.evaluate(each, self.data.validation, config.eval_batch_size),
+                evaluate=evaluate,
             )
-        return list(distiller.evaluations)
+        return Trained(list(distiller.evaluations), before + time.perf_counter() - started)
 
     def _loader(self, rows: Encoded, settings: TrainingSettings) -> DataLoader[Any]:
         """Batches in an order that depends on the seed alone."""
         return rows.loader(settings.batch_size, shuffle_seed=self.recipe.seed, group_by_length=settings.group_by_length)
 
-    def _steps(self, rows: Encoded, settings: TrainingSettings) -> int:
-        if settings.num_steps is not None:
-            return settings.num_steps
+    def _schedule(self, rows: Encoded, settings: TrainingSettings) -> Schedule:
         loader = self._loader(rows, settings)
-        return Schedule.of(settings, loader, settings.num_epochs, None, self.ranks.number).total_steps
+        return Schedule.of(settings, loader, settings.num_epochs, settings.num_steps, self.ranks.number)
 
     def _training(self, settings: TrainingSettings, work: Path) -> TrainingSettings:
         """The settings of one training in its folder, with checkpoints along the way and the best one kept."""
@@ -553,6 +647,26 @@ class Run:
     def _seed(self, process: int = 0) -> None:
         """Everything random from here on, by the recipe's seed; each process of a training draws its own dropout."""
         needed("transformers", "transformers", "a recipe").set_seed((self.recipe.seed + process) % 2**32)
+
+
+def _digest_of(model: Any) -> str:
+    """Of a model's weights, of its config, and of which weights are trained."""
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    return digest_of([digest_of_weights(model), digest_of_config(model), frozen])
+
+
+def _seconds_in(file: Path) -> float:
+    """What a stopped run had taken at its last checkpoint; 0 where there was none."""
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _computing(settings: TrainingSettings) -> dict[str, Any]:
+    """Where and how a training computes, for another one that shall do so."""
+    names = ("device", "precision", "teacher_precision", "compile_models")
+    return {name: getattr(settings, name) for name in names}
 
 
 def _is_written_by_a_run(recipe: Path) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from glob import glob
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
+from ..configs.plain_yaml import yaml_text
 from ..errors import DataError, UnknownNameError, did_you_mean, one_of
 from ..files import replaced
 from ..tasks import TASKS, QuestionAnswering, Table, Task, read
@@ -239,8 +239,8 @@ def _is_chinese(text: str) -> bool:
 
 
 def _relative(data: str | os.PathLike[str], output: Path) -> str:
-    """A path from the recipe's folder, or if that is far away the whole one; a name of the hub as it is."""
-    if not Path(data).exists():
+    """A path or pattern from the recipe's folder, or if that is far away the whole one; a name of the hub as it is."""
+    if not Path(data).exists() and not glob(os.fspath(data)):
         return os.fspath(data)
     found = os.path.relpath(data, output.absolute().parent)
     return os.path.abspath(data) if found.count("..") > 1 else found
@@ -248,7 +248,7 @@ def _relative(data: str | os.PathLike[str], output: Path) -> str:
 
 def _in_yaml(value: Any) -> str:
     """A value on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
+    text = yaml_text(value, 10**6, on_one_line=True)
     return text.removesuffix("\n").removesuffix("\n...")
 
 

@@ -24,6 +24,7 @@ from ..report.table import aligned
 from ..students import build_student_with_report, prune_vocabulary
 from ..students.build import StudentReport
 from ..tasks import Rows, Table, Task, read
+from .data import TARGETS
 from .models import any_model, config_of, load, tokenizer_of
 from .planning import planned
 from .settled import student_config
@@ -93,11 +94,8 @@ def predict(
     given: Any = inputs
     if isinstance(inputs, (str, os.PathLike)):
         given = _table(inputs, format, options)
-    if columns:
-        table = Table.of(given)
-        names = {role: table.require(str(column)) for role, column in columns.items()}
-        given = [{role: record.get(column) for role, column in names.items()} for record in table]
-    return found.task.predict(found.model, given, found.tokenizer, batch_size)
+    chosen = {role: column for role, column in (columns or {}).items() if role not in TARGETS}
+    return found.task.predict(found.model, given, found.tokenizer, batch_size, columns=chosen or None)
 
 
 def export(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -87,8 +88,8 @@ class ReplacingTrainer(Distiller):
     def _teachers(self) -> list[nn.Module]:
         return [self.model_T]
 
-    def _job(self, *arguments: Any) -> dict[str, str]:
-        return {**super()._job(*arguments), "rate": described(self.rate)}
+    def _identity(self) -> dict[str, str]:
+        return {**super()._identity(), "rate": described(self.rate)}
 
     def _assemble(self, run: Run) -> Step:
         adapted = AdaptedModel(self.model_S, self.adaptor, name="adaptor")
@@ -100,7 +101,10 @@ class ReplacingTrainer(Distiller):
         run.running.enter_context(replacement.attached())
         forward = run.placement.forward_of(self.model_S)
         objective, trims = Objective([HardLabels()]), self.adaptor is None
-        step = DistillationStep(adapted, None, objective, run.placement, forward, run.args, trims=trims)
+        # Layers of both models would write into one cache of keys and values.
+        caches = "use_cache" in inspect.signature(self.model_S.forward).parameters
+        args = {**run.args, **({"use_cache": False} if caches else {})}
+        step = DistillationStep(adapted, None, objective, run.placement, forward, args, trims=trims)
         return ReplacingStep(step, replacement, self.schedule)
 
 

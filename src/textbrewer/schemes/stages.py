@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch.optim import Optimizer
 from ..configs import DistillationConfig, TrainingConfig
 from ..distillers import GeneralDistiller
 from ..distillers._base import Distiller
-from ..engine.checkpoint import described, require_same, set_tensors, shapes_of, weights_of
+from ..engine.checkpoint import described, require_same, set_tensors, weights_of
 from ..errors import CheckpointError, ConfigError, Problem
+from ..feeding import length_of
 from ..files import replaced
 from ..randomness import random_state, set_random_state
 from ..ranks import Ranks
@@ -114,7 +116,7 @@ class Stages:
         if problems:
             raise ConfigError("Stages.train", problems)
         common = {"optimizer": optimizer, **({} if dataloader is None else {"dataloader": dataloader}), **arguments}
-        students = []
+        students: list[Any] = []
         for stage in self.stages:
             config = self._config(stage)
             distiller = stage.distiller(config)
@@ -123,10 +125,20 @@ class Stages:
             if resume == "auto" and path.exists():
                 _take(path, distiller, _loaders(own), _job(stage, distiller, own), Ranks.of(config))
             else:
+                self._forget(self.stages[len(students) + 1 :], Ranks.of(config))
                 self._run(stage, distiller, own, path, resume)
-                resume = None  # what there is of later stages began with another student
+                resume = None
             students.append(distiller.model_S)
         return students
+
+    def _forget(self, later: Sequence[Stage], ranks: Ranks) -> None:
+        """What there is of later stages began with another student than the one that is trained now."""
+        if ranks.index == 0:
+            for stage in later:
+                folder = Path(self._config(stage).output_dir)
+                (folder / _FINISHED).unlink(missing_ok=True)
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        ranks.wait()
 
     def _run(
         self, stage: Stage, distiller: Distiller, arguments: Mapping[str, Any], path: Path, resume: str | None
@@ -205,9 +217,8 @@ def _job(stage: Stage, distiller: Distiller, arguments: Mapping[str, Any]) -> di
     """What must be alike for a finished stage to be taken as this one."""
     return {
         "stage": stage.name,
-        "distiller": type(distiller).__name__,
-        "distill_config": described(getattr(distiller, "d_config", None)),
-        "student": shapes_of(distiller.model_S),
+        **distiller._identity(),
+        "data": described([length_of(loader) for loader in _loaders(arguments)]),
         "length": described({name: arguments.get(name) for name in ("num_epochs", "num_steps")}),
     }
 

@@ -23,7 +23,7 @@ from .presets import preset
 logger = logging.getLogger("textbrewer")
 
 _FEED_FORWARD = ("intermediate_size", "hidden_dim")
-_OWN_SOURCES = ("teacher", "random", *NARROWING)
+OWN_SOURCES = ("teacher", "random", *NARROWING)
 _HEADS = (
     "Model",
     "ForSequenceClassification",
@@ -72,7 +72,7 @@ class StudentReport:
     def __str__(self) -> str:
         smaller = self.teacher_parameters / max(self.student_parameters, 1)
         text = f"student: {self.student_parameters:,} parameters, {smaller:.1f} x fewer than its teacher; "
-        if self.source not in _OWN_SOURCES:
+        if self.source not in OWN_SOURCES:
             return text + f"weights from {self.source}"
         how = f" (narrowed by {self.source})" if self.source in NARROWING else ""
         text += f"{count_of(len(self.copied), 'tensor')} copied{how}, {len(self.fresh)} random"
@@ -191,7 +191,7 @@ def _encoder_of(
     factorising = narrowing and not same_family
     if factorising:
         prepare(teacher, sized, source)
-    student = model_class(sized) if source in _OWN_SOURCES else _from_checkpoint(model_class, source, sized)
+    student = model_class(sized) if source in OWN_SOURCES else _from_checkpoint(model_class, source, sized)
     student = student.to(next(teacher.parameters()).dtype)
     if same_family:
         leave_out(student, teacher)

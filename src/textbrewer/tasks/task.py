@@ -382,7 +382,14 @@ class Task(Config, ABC):
         return self.score(self.decoded(self._logits(model, data, batch_size, args), data), data.rows)
 
     def predict(
-        self, model: nn.Module, inputs: Any, tokenizer: Any, batch_size: int = 64, **args: Any
+        self,
+        model: nn.Module,
+        inputs: Any,
+        tokenizer: Any,
+        batch_size: int = 64,
+        *,
+        columns: Mapping[str, Column] | None = None,
+        **args: Any,
     ) -> list[dict[str, Any]]:
         """What a model says of each input, in plain Python values, in the order of the inputs.
 
@@ -391,6 +398,7 @@ class Task(Config, ABC):
             inputs: a list with a text or a dict for each row, or what :meth:`rows` takes.
             tokenizer: of Transformers.
             batch_size: sequences of a batch.
+            columns: the column of each thing the task reads; what is left out is guessed.
             **args: extra keywords of every forward pass.
 
         Raises:
@@ -404,7 +412,7 @@ class Task(Config, ABC):
             table = Table.of([self.record(given) for given in inputs] if isinstance(inputs, Sequence) else inputs)
             if not len(table):
                 return []
-            rows = self._rows(table, None, False, "refuse", keep_all=True)
+            rows = self._rows(table, columns, False, "refuse", keep_all=True)
         encoded = self.asked(rows, tokenizer)
         return self.decoded(self._logits(model, encoded, batch_size, args), encoded)
 

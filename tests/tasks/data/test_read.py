@@ -193,3 +193,16 @@ def test_several_files_that_do_not_go_together(files):
         read(f"{files}/*.xml")
     with pytest.raises(DataError, match="got an empty list"):
         read([])
+
+
+def test_values_of_options_are_checked(files):
+    (files / "bars.csv").write_text("text|label\na|x\n")
+    assert list(read(files / "bars.csv", separator="|")) == [{"text": "a", "label": "x"}]
+    assert list(read(files / "bars.csv", separator="|", encoding=1252)) == [{"text": "a", "label": "x"}]
+    assert list(read(files / "a.tsv", format="csv", separator=r"\t")) == ROWS
+    for name, value in {"header": 0, "bad_bytes": "ignore", "quotes": "no", "encoding": True}.items():
+        with pytest.raises(DataError, match=f"option {name}: expected .*, got {value!r}"):
+            read(files / "a.csv", **{name: value})
+    for separator in ("||", "", "\n"):
+        with pytest.raises(DataError, match="option separator: expected one character"):
+            read(files / "a.csv", separator=separator)

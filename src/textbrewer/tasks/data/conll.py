@@ -44,6 +44,8 @@ def read_conll(
     numbered = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1)]
     # Not str.split() or .strip(): a token may be an ideographic or a no-break space.
     first = next((line for _, line in numbered if line.strip(" \t") and line[0] != "#" and _DOCUMENT not in line), "")
+    if separator == r"\t":
+        separator = "\t"
     separator = separator or ("\t" if "\t" in first else None)
     width = len(_fields(first, separator))
     notes = [] if width > 1 or tag is None else ["one column: tokens without tags"]

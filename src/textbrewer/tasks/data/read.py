@@ -9,7 +9,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from ...errors import (
     DataError,
@@ -142,12 +144,30 @@ def _with_options(format: str, options: dict[str, Any]) -> Callable[..., Table]:
     """The reader of a format, once it is known to take these options."""
     reader = FORMATS[format]
     known = [name for name, p in inspect.signature(reader).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    for name in options:
+    for name, value in options.items():
         if name not in known:
             there = one_of(known) if known else "no options"
             hint = did_you_mean(name, known)
             raise DataError(f"format={format!r}: expected {there}, got {name!r}; {hint}".removesuffix("; "))
+        options[name] = _checked(name, value, get_type_hints(reader)[name])
     return reader
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """A value of an option, where it is of its type; a number is a text too, as in ``encoding=1252``.
+
+    Raises:
+        DataError: it is of another.
+    """
+    fits = TypeAdapter(kind)
+    texts = [str(value)] if type(value) is int else []
+    for each in (value, *texts):
+        try:
+            return fits.validate_python(each, strict=True)
+        except ValidationError:
+            continue
+    said = str(kind).replace("typing.", "") if get_origin(kind) else kind.__name__
+    raise DataError(f"option {name}: expected {said}, got {value!r}")
 
 
 def _looks_local(source: str | Path) -> bool:

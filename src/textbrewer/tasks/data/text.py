@@ -35,7 +35,10 @@ def text_of(path: Path, encoding: str | None = None, bad_bytes: BadBytes = "refu
     Raises:
         DataError: bytes that are no text in that encoding, with their lines; a binary file; an unknown encoding.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     marked = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     used = encoding or marked
     if encoding and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
@@ -115,6 +118,10 @@ def read_csv(
     Raises:
         DataError: rows with more or fewer values than the first, with their lines.
     """
+    if separator == r"\t":  # as a shell and plain YAML leave it
+        separator = "\t"
+    if separator is not None and (len(separator) != 1 or separator in '\r\n"'):
+        raise DataError(f"option separator: expected one character, got {separator!r}")
     text, findings = text_of(path, encoding, bad_bytes)
     notes: list[str] = []
     if separator is None:

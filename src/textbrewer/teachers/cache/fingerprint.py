@@ -15,7 +15,7 @@ from .code import bytes_of, code_of, digest
 # What a Transformers config says of where it came from and how it computes, not of what it computes.
 _INCIDENTAL = {"_name_or_path", "name_or_path", "transformers_version", "_attn_implementation", "architectures"}
 _INCIDENTAL |= {"output_hidden_states", "output_attentions", "return_dict", "torch_dtype", "dtype", "use_cache"}
-_INCIDENTAL |= {"config", "generation_config", "warnings_issued"}
+_INCIDENTAL |= {"config", "generation_config", "warnings_issued", "auto_map"}
 
 _BY_CONFIG = ("transformers.",)
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
@@ -55,7 +55,7 @@ def digest_of_architecture(model: nn.Module, within: frozenset[int] = frozenset(
     within |= {id(module) for module in model.modules()}
     saved = set(model.state_dict())
     unsaved = {name: buffer for name, buffer in model.named_buffers() if name not in saved}
-    told = [_code(_without_incidentals(_settings_of(model)), within)]
+    told = [_code(_config_of(model), within)]
     for path, module in model.named_modules():
         kind = type(module)
         forward = getattr(inspect.unwrap(kind.forward), "__code__", None)
@@ -70,6 +70,11 @@ def digest_of_architecture(model: nn.Module, within: frozenset[int] = frozenset(
             held |= {name: value for name, value in unsaved.items() if name.rpartition(".")[0] == path}
             told.append(_code([kind, sorted(held.items())], within))
     return digest(json.dumps(told).encode())
+
+
+def digest_of_config(model: nn.Module) -> str:
+    """Of the class's name and of what a config says of the computation, wherever both came from."""
+    return digest(_code([type(model).__name__, _config_of(model)]).encode())
 
 
 def digest_of_adaptor(adaptor: Any) -> str:
@@ -91,6 +96,10 @@ def _settings_of(model: nn.Module) -> Any:
     config: Any = getattr(model, "config", None)
     to_dict = getattr(config, "to_dict", None)
     return to_dict() if callable(to_dict) else config
+
+
+def _config_of(model: nn.Module) -> Any:
+    return _without_incidentals(_settings_of(model))
 
 
 def _without_incidentals(settings: Any) -> Any:

@@ -102,3 +102,10 @@ def test_a_tuple_comes_back_as_it_is():
 
 def test_rows_that_are_all_padding_keep_a_column():
     assert trimmed(batch(attention_mask=torch.zeros(2, 5)))["input_ids"].shape == (2, 1)
+
+
+def test_labels_of_classes_are_not_cut_like_those_of_tokens():
+    mask = torch.tensor([[1, 1, 0, 0]])
+    batch = {"attention_mask": mask, "input_ids": mask, "labels": torch.rand(1, 4)}
+    assert trimmed(batch) is batch
+    assert trimmed({**batch, "labels": mask})["labels"].shape == (1, 2)

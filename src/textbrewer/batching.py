@@ -94,7 +94,10 @@ def trimmed(batch: Batch) -> Batch:
     used = (mask != 0).any(dim=0).nonzero()
     longest = max(int(used[-1]) + 1 if len(used) else 1, 1)
     wide = {name for name, value in batch.items() if _has_columns(value, length)}
-    if longest == length or not wide <= TOKEN_INPUTS:
+    # Labels that are no class numbers are not of tokens: as many classes as the text has tokens.
+    labels = batch.get("labels")
+    of_tokens = not (isinstance(labels, Tensor) and labels.is_floating_point())
+    if longest == length or not wide <= (TOKEN_INPUTS if of_tokens else TOKEN_INPUTS - {"labels"}):
         return batch
     cut: dict[str, Any] = {name: value[:, :longest] if name in wide else value for name, value in batch.items()}
     return cut

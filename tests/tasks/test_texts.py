@@ -8,7 +8,7 @@ pytest.importorskip("transformers", reason="needs the extra `hf`")
 
 from tests.tasks.small import tokenizer_of
 from textbrewer.errors import DataError
-from textbrewer.tasks import Table, TextClassification
+from textbrewer.tasks import Table, TextClassification, read
 from textbrewer.tasks.texts import chosen_columns
 
 TASK = TextClassification(["bad", "good"], max_length=8)
@@ -149,3 +149,14 @@ def test_many_rows_are_encoded_in_order():
     rows = [{"text": "abcdefghijk"[: i % 11 + 1], "label": "good"} for i in range(2300)]
     lengths = [len(feature["input_ids"]) for feature in TASK.encode(rows, tokenizer_of()).features]
     assert lengths == [min(i % 11 + 3, 8) for i in range(2300)]
+
+
+def test_a_column_that_may_be_the_label_is_not_read_as_a_text(tmp_path):
+    (tmp_path / "a.tsv").write_text("good film\t1\nbad film\t0\ngood one\t1\n")
+    table = read(tmp_path / "a.tsv", header=False)
+    assert chosen_columns(table, None, True).columns == {"text": "0", "label": "1"}
+    with pytest.raises(DataError, match="no column is taken for 'text'"):
+        chosen_columns(table, None, False)
+    assert chosen_columns(table, {"text": "0"}, False).columns == {"text": "0"}
+    one = Table.of([{"0": "good film", "1": "1"}])
+    assert chosen_columns(one, None, True).columns == {"text": "0", "label": "1"}

@@ -32,6 +32,17 @@ BadLabels = Literal["refuse", "unlabelled"]
 """What becomes of rows whose label cannot be used: an error that lists them, or rows without a label, counted."""
 
 
+_OF_THE_HUB = (
+    "revision",
+    "trust_remote_code",
+    "token",
+    "subfolder",
+    "cache_dir",
+    "local_files_only",
+    "force_download",
+    "proxies",
+)
+"""Options of ``from_pretrained`` that say where a model is and who may read it: its config is there too."""
 _NEW_HEAD = "load(…, ignore_mismatched_sizes=True) puts a new head in place of this one, which must be trained"
 _BARE = (
     "for a new head, which must be trained, save the model without its own, by "
@@ -298,7 +309,7 @@ class Task(Config, ABC):
         """
         transformers = needed("transformers", "transformers", "loading a model")
         try:
-            told = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+            told = {key: options[key] for key in _OF_THE_HUB if key in options}
             config = transformers.AutoConfig.from_pretrained(name, **told)
         except OSError as error:
             what = "a folder that save_pretrained wrote, or a name of the hub, which must be reached"

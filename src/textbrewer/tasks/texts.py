@@ -176,7 +176,9 @@ def _by_content(table: Table, labelled: bool) -> dict[str, str]:
     columns = table.columns
     if not all(column.isdecimal() for column in columns) or not 1 <= len(columns) - labelled <= 2:
         return {}
+    if not labelled and len(columns) > 1:
+        return {}  # one of them may be the label
     different = {column: len({record[column] for record in table}) for column in columns}
-    label = min(columns, key=lambda column: different[column]) if labelled else None
+    label = min(reversed(columns), key=lambda column: different[column]) if labelled else None
     texts = [column for column in columns if column != label]
     return dict(zip(("text", "text_pair"), texts, strict=False)) | ({"label": label} if label else {})

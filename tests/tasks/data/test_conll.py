@@ -76,3 +76,26 @@ def test_lines_that_do_not_fit(tmp_path, text, message):
 def test_columns_that_are_not_there(tmp_path, options):
     with pytest.raises(DataError, match="there are 2 columns"):
         table_of(tmp_path, "a\tO\n", **options)
+
+
+def test_conllu_has_words_behind_their_numbers(tmp_path):
+    lines = ["# text = vámonos al mar"]
+    for number, word, kind in [
+        ("1-2", "vámonos", "_"),
+        ("1", "vamos", "VERB"),
+        ("2", "nos", "PRON"),
+        ("3", "al", "ADP"),
+    ]:
+        lines.append("\t".join([number, word, word, kind, "x", "_", "0", "root", "_", "SpaceAfter=No"]))
+    (tmp_path / "es.conllu").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    (row,) = read_conll(tmp_path / "es.conllu")
+    assert (row["tokens"], row["tags"]) == (["vamos", "nos", "al"], ["VERB", "PRON", "ADP"])
+    (row,) = read_conll(tmp_path / "es.conllu", tag=4)
+    assert (row["tokens"], row["tags"]) == (["vamos", "nos", "al"], ["x", "x", "x"])
+    (row,) = read_conll(tmp_path / "es.conllu", token=0, tag=-1)
+    assert row["tokens"] == ["1-2", "1", "2", "3"]
+
+
+def test_a_header_that_divides_otherwise_is_a_comment(tmp_path):
+    (tmp_path / "a.conll").write_text("# id 52\tdomain=en\nhis _ _ O\nfilm _ _ B-X\n\n# _ _ O\n")
+    assert [row["tokens"] for row in read_conll(tmp_path / "a.conll")] == [["his", "film"], ["#"]]

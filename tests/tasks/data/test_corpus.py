@@ -93,3 +93,11 @@ def test_lines_that_are_no_text(files):
     (files / "g.txt").write_bytes(b"a\nb\0c\n")
     with pytest.raises(DataError, match=r"g\.txt, line 2: this is a binary file"):
         list(Corpus(files / "g.txt"))
+
+
+def test_json_and_tables(tmp_path):
+    (tmp_path / "a.json").write_text('{"text": "one"}\n{"text": "two"}\n')
+    assert list(Corpus(tmp_path / "a.json")) == ["one", "two"]
+    (tmp_path / "a.csv").write_text("text\none\n")
+    with pytest.raises(DataError, match="a corpus is text or JSON lines"):
+        Corpus(tmp_path / "a.csv")

@@ -206,3 +206,19 @@ def test_values_of_options_are_checked(files):
     for separator in ("||", "", "\n"):
         with pytest.raises(DataError, match="option separator: expected one character"):
             read(files / "a.csv", separator=separator)
+
+
+def test_splits_that_were_saved_together_are_read_one_by_one(tmp_path):
+    rows = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "both")
+    with pytest.raises(DataError, match=r"holds the splits test, train; read one of them, as in '.*test'"):
+        read(tmp_path / "both")
+    assert list(read(tmp_path / "both" / "train")) == ROWS
+
+
+def test_json_lines_of_one_row(tmp_path):
+    (tmp_path / "one.json").write_text(json.dumps(ROWS[0]) + "\n")
+    assert list(read(tmp_path / "one.json")) == ROWS[:1]
+    (tmp_path / "map.json").write_text(json.dumps({"a": ROWS[0]}, indent=1))
+    with pytest.raises(DataError, match="expected a list of objects"):
+        read(tmp_path / "map.json")

@@ -54,3 +54,15 @@ def test_shares_that_are_none(share):
 def test_nothing_to_part():
     with pytest.raises(DataError, match="all rows belong together"):
         held_out([{"a": 1}, {"a": 1}], 0.5, 0, lambda row: row["a"])
+
+
+def test_labels_are_counted_once():
+    counted = []
+
+    class Row(dict):
+        def __getitem__(self, key):
+            counted.append(key)
+            return super().__getitem__(key)
+
+    rows = Rows([Row(label="a"), Row(label=None)], DataReport("a.csv", 2, 2, 1), "label")
+    assert rows.labelled == rows.labelled == 1 and counted == ["label", "label"]

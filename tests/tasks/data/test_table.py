@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 pytest.importorskip("datasets", reason="needs the extra `hf`")
@@ -65,3 +66,8 @@ def test_splits_are_not_rows():
     data = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"a": [1]})})
     with pytest.raises(DataError, match=r"got splits \['train'\]"):
         Table.of(data)
+
+
+def test_rows_of_pandas_are_plain():
+    given = [{"text": float("nan"), "tags": np.array(["a", "b"]), "answers": {"text": np.array(["x"])}, "score": 0.5}]
+    assert list(Table.of(given)) == [{"text": None, "tags": ["a", "b"], "answers": {"text": ["x"]}, "score": 0.5}]

@@ -16,7 +16,7 @@ _DOCUMENT = "-DOCSTART-"
 def read_conll(
     path: Path,
     *,
-    token: int = 0,
+    token: int | None = None,
     tag: int | None = -1,
     separator: str | None = None,
     comments: bool | None = None,
@@ -29,17 +29,22 @@ def read_conll(
 
     Args:
         path: the file.
-        token: the column of the tokens; negative numbers count from the last.
-        tag: the column of the tags; None reads none, as does a file of one column.
+        token: the column of the tokens; negative numbers count from the last. None is the first one, and of ``.conllu``
+            the second, behind the words' numbers.
+        tag: the column of the tags; None reads none, as does a file of one column. Of ``.conllu``, where ``token`` is
+            not said, -1 is the fourth column, the universal parts of speech.
         separator: None for a tab if the first token's line has one, else runs of spaces and tabs.
         comments: whether lines that begin with ``#`` are comments; None takes one for a comment if it stands before a
-            sentence and has not as many columns as the tokens (``#`` may well be a token).
+            sentence and has not as many columns as the tokens (``#`` may well be a token), or other separators.
         encoding: see :func:`~textbrewer.tasks.data.text.text_of`.
         bad_bytes: likewise.
 
     Raises:
         DataError: lines with another number of columns, or without a token, with their numbers; a column there is not.
     """
+    if token is None:
+        token, numbers = (1, True) if path.suffix.lower() == ".conllu" else (0, False)
+        tag = 3 if numbers and tag == -1 else tag
     text, findings = text_of(path, encoding, bad_bytes)
     numbered = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1)]
     # Not str.split() or .strip(): a token may be an ideographic or a no-break space.
@@ -54,6 +59,11 @@ def read_conll(
     for name, column in (("token", token), ("tag", tag)):
         if column is not None and not -width <= column < width:
             raise DataError(f"{path}: {name}={column}, but there are {count_of(width, 'column')}: {first[:60]!r}")
+
+    def fits(line: str, fields: list[str]) -> bool:
+        """Whether a line is divided as those of tokens are."""
+        return len(fields) == width and (separator is not None or "\t" not in line or "\t" in first)
+
     sentences: list[list[tuple[int, list[str]]]] = [[]]
     bad: list[int] = []
     documents = 0
@@ -63,7 +73,7 @@ def read_conll(
             documents += bool(line.strip(" \t"))
             if sentences[-1]:
                 sentences.append([])
-        elif _is_comment(line, comments, bool(sentences[-1]), len(fields) == width) or (
+        elif _is_comment(line, comments, bool(sentences[-1]), fits(line, fields)) or (
             token % width > 0 and re.fullmatch(r"\d+[-.]\d+", fields[0])
         ):
             continue

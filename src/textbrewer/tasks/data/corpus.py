@@ -15,7 +15,8 @@ from .text import BadBytes
 Documents = Literal["lines", "paragraphs", "files"]
 """What a document is in a file of text: a line, lines up to an empty one, or all of the file."""
 
-_JSON = (".jsonl", ".ndjson")
+_JSON = (".jsonl", ".ndjson", ".json")
+_TABLES = (".csv", ".tsv", ".tab", ".parquet")
 
 
 class Place(NamedTuple):
@@ -72,6 +73,10 @@ class Corpus:
         for path in self.paths:
             if not path.is_file():
                 raise DataError(f"there is no file {str(path)!r}")
+            if path.suffix.lower() in _TABLES:
+                raise DataError(
+                    f"{path}: a corpus is text or JSON lines; write the column with the texts as one of these"
+                )
         try:
             name = codecs.lookup(encoding).name
         except LookupError:

@@ -30,6 +30,8 @@ from .squad import is_squad, read_squad, squad_table
 from .table import Table
 from .text import BadBytes, read_csv, read_jsonl, read_text, read_tsv, table_of, text_of
 
+_SPLITS = "dataset_dict.json"
+"""What ``DatasetDict.save_to_disk`` leaves beside its splits."""
 _SUFFIXES = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -184,7 +186,8 @@ def _near(path: Path) -> str:
 
 def _format_of(path: Path) -> str:
     if path.is_dir():
-        return "saved" if (path / "dataset_info.json").is_file() and (path / "state.json").is_file() else "folder"
+        saved = [(_SPLITS,), ("dataset_info.json", "state.json")]
+        return "saved" if any(all((path / name).is_file() for name in names) for names in saved) else "folder"
     format = _SUFFIXES.get(path.suffix.lower())
     if format is None:
         raise DataError(
@@ -208,6 +211,8 @@ def read_json(path: Path, *, encoding: str | None = None, bad_bytes: BadBytes = 
         raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
     if is_squad(value):
         return squad_table(value, path, findings)
+    if isinstance(value, dict) and not isinstance(value.get("data"), list) and "\n" not in text.strip():
+        return read_jsonl(path, encoding=encoding, bad_bytes=bad_bytes)  # of one row
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: expected a list of objects with the columns as keys, or SQuAD's form")
@@ -229,7 +234,16 @@ def read_parquet(path: Path) -> Table:
 
 
 def read_saved(path: Path) -> Table:
-    """What ``Dataset.save_to_disk`` wrote."""
+    """What ``Dataset.save_to_disk`` wrote.
+
+    Raises:
+        DataError: it is several splits.
+    """
+    if (path / _SPLITS).is_file():
+        names = sorted(each.name for each in path.iterdir() if each.is_dir())
+        raise DataError(
+            f"{path}: holds the splits {', '.join(names)}; read one of them, as in {str(path / names[0])!r}"
+        )
     return Table(_datasets(path).load_from_disk(str(path)), str(path))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias, overload
 
 from ...errors import DataError
@@ -38,9 +39,9 @@ class Rows(Sequence[Row]):
     def __getitem__(self, index: int | slice) -> Row | Rows:
         return self.part(range(len(self))[index]) if isinstance(index, slice) else self.rows[index]
 
-    @property
+    @cached_property
     def labelled(self) -> int:
-        """How many rows have a label."""
+        """How many rows have a label; counted once, since every row is asked."""
         return sum(row[self.target] is not None for row in self.rows)
 
     def without_labels(self) -> Rows:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ...errors import DataError, did_you_mean
 from .report import Finding
 
@@ -92,7 +94,7 @@ class Table:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         if isinstance(self.data, Sequence):
-            yield from map(dict, self.data)
+            yield from map(_plain_row, self.data)
             return
         named = {column: names for column in self.columns if (names := _class_names(self.data.features[column]))}
         for chunk in self.data.with_format("arrow").iter(_CHUNK):
@@ -100,6 +102,19 @@ class Table:
                 for column, names in named.items():
                     row[column] = _named(row[column], names)
                 yield row
+
+
+def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without what pandas puts in place of nothing and of lists."""
+    return {key: _plain(value) for key, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _class_names(feature: Any) -> list[str] | None:

@@ -15,19 +15,13 @@ from torch import Tensor, nn
 from .configs import DistillationConfig, EnsembleConfig, IntermediateMatch
 from .errors import AdaptorError, ConfigError, MatchError, Problem, UnsupportedError
 from .losses import (
+    OVER_CLASSES,
     dist_loss,
-    dkd_loss,
-    focal_kl_loss,
     full_precision,
     function_of,
-    jsd_loss,
-    kd_ce_loss,
-    kl_loss,
     masked_mean,
     needs_index,
     needs_labels,
-    reverse_kl_loss,
-    standardised_kl_loss,
     takes_mask_T,
     unit_of,
 )
@@ -87,10 +81,6 @@ class Balance(Protocol):
     """What becomes of the terms in place of their weighted sum; see :mod:`textbrewer.balancing`."""
 
     def __call__(self, values: Mapping[int, Tensor], weights: Mapping[int, float], parts: int, /) -> Tensor: ...
-
-
-_OVER_CLASSES = {kd_ce_loss, kl_loss, reverse_kl_loss, jsd_loss, focal_kl_loss, dkd_loss, standardised_kl_loss}
-"""Losses between distributions over classes, of which one alone says nothing."""
 
 
 class SoftLabels:
@@ -180,7 +170,7 @@ class SoftLabels:
                     "give label_maps, which say what class of each teacher a class of the student is"
                 )
             targets.append(target)
-        if rows.shape[-1] == 1 and not self._said_single and function_of(self.loss) in _OVER_CLASSES:
+        if rows.shape[-1] == 1 and not self._said_single and function_of(self.loss) in OVER_CLASSES:
             self._said_single = True
             warnings.warn(
                 f"{self.name}: the logits have one output, over which a softmax is always 1: "

@@ -81,6 +81,12 @@ NEEDS_LABELS: frozenset[Callable[..., Any]] = frozenset({dkd_loss, tf_kd_loss})
 """The losses between logits that take ``labels``, one class index for each row of the logits."""
 
 
+OVER_CLASSES: frozenset[Callable[..., Any]] = frozenset(
+    {kd_ce_loss, kl_loss, reverse_kl_loss, jsd_loss, focal_kl_loss, dkd_loss, standardised_kl_loss}
+)
+"""The losses between distributions over classes, of which one class alone says nothing."""
+
+
 def unit_of(loss: Callable[..., Any]) -> str:
     """What the ``count`` of a loss counts: of an object its own ``count_unit``, else as :data:`COUNT_UNITS` says.
 
@@ -126,6 +132,7 @@ def function_of(loss: Callable[..., Any]) -> Callable[..., Any]:
 __all__ = [
     "COUNT_UNITS",
     "NEEDS_LABELS",
+    "OVER_CLASSES",
     "CRDLoss",
     "ManyToManyLoss",
     "RelationLoss",

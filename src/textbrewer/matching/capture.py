@@ -70,6 +70,18 @@ def _children(module: nn.Module, part: str) -> list[nn.Module]:
     return [child for name, child in module.named_children() if part in ("*", name)]
 
 
+def only_module_at(model: nn.Module, path: str, side: str, wanted: str) -> str:
+    """The one path of :func:`modules_at`.
+
+    Raises:
+        MatchError: there is none, or there are several; ``wanted`` says why it must be one.
+    """
+    found = modules_at(model, path, side)
+    if len(found) > 1:
+        raise MatchError(f"{side}: {path!r} names {len(found)} modules; {wanted}")
+    return found[0]
+
+
 def path_of(model: nn.Module, wanted: nn.Module | str, side: str) -> str:
     """The path of a submodule that is given as itself or by its path.
 
@@ -77,10 +89,7 @@ def path_of(model: nn.Module, wanted: nn.Module | str, side: str) -> str:
         MatchError: it is not in the model, or a pattern names several.
     """
     if isinstance(wanted, str):
-        found = modules_at(model, wanted, side)
-        if len(found) > 1:
-            raise MatchError(f"{side}: {wanted!r} names {len(found)} modules; here it is one")
-        return str(found[0])
+        return only_module_at(model, wanted, side, "here it is one")
     for name, module in model.named_modules():
         if module is wanted:
             return str(name)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..configs import IntermediateMatch
 from ..errors import MatchError, count_of
-from .capture import modules_at
+from .capture import modules_at, only_module_at
 
 
 def expanded(
@@ -43,12 +43,6 @@ def _choices(model: nn.Module, layers: Any, side: str) -> list[Any]:
     if isinstance(layers, str):
         return list(modules_at(model, layers, side))
     if isinstance(layers, list) and isinstance(layers[0], str):
-        return [[_only(model, path, side) for path in layers]]
+        wanted = "in a list of two layers each is one module"
+        return [[only_module_at(model, path, side, wanted) for path in layers]]
     return [layers]
-
-
-def _only(model: nn.Module, path: str, side: str) -> str:
-    found = modules_at(model, path, side)
-    if len(found) > 1:
-        raise MatchError(f"{side}: {path!r} names {len(found)} modules; in a list of two layers each is one module")
-    return found[0]

@@ -26,15 +26,7 @@ from ..distillers import BasicTrainer, GeneralDistiller
 from ..doctor import Examination, examine, teacher_calibration
 from ..engine import Schedule
 from ..engine.checkpoint import described, locked
-from ..errors import (
-    ConfigError,
-    DataError,
-    Problem,
-    UnsupportedError,
-    count_of,
-    did_you_mean,
-    one_of,
-)
+from ..errors import ConfigError, DataError, Problem, UnsupportedError, count_of, did_you_mean, one_of
 from ..export import require_exportable
 from ..feeding import sides
 from ..files import replaced, replaced_folder
@@ -144,15 +136,13 @@ class Run:
         self._given = self._teacher_as_given()
         self._require_short()
         self.tokenizer = tokenizer_of(teacher.tokenizer or teacher.model, **self._options)
-        if recipe.student.plan is None:
-            self._rehearse()
         if recipe.export is not None:
             require_exportable(self.tokenizer, self.folder / EXPORT, self.task)
         self.data: Data = data_of(recipe.data, self.task, self.tokenizer, recipe.seed, recipe.augmentation, table)
         if teacher.prune_vocabulary:
             self._prune()
-            if recipe.student.plan is None:
-                self._rehearse()
+        if recipe.student.plan is None:
+            self._rehearse()
         self._require_same_tokens()
         self._require_metrics()
         if recipe.cache is not None:

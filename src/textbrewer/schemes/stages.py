@@ -116,8 +116,8 @@ class Stages:
         if problems:
             raise ConfigError("Stages.train", problems)
         common = {"optimizer": optimizer, **({} if dataloader is None else {"dataloader": dataloader}), **arguments}
-        students: list[Any] = []
-        for stage in self.stages:
+        students = []
+        for place, stage in enumerate(self.stages):
             config = self._config(stage)
             distiller = stage.distiller(config)
             path = Path(config.output_dir) / _FINISHED
@@ -125,7 +125,7 @@ class Stages:
             if resume == "auto" and path.exists():
                 _take(path, distiller, _loaders(own), _job(stage, distiller, own), Ranks.of(config))
             else:
-                self._forget(self.stages[len(students) + 1 :], Ranks.of(config))
+                self._forget(self.stages[place + 1 :], Ranks.of(config))
                 self._run(stage, distiller, own, path, resume)
                 resume = None
             students.append(distiller.model_S)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import DataError, count_of
 from .report import SHOWN
 from .table import Table
-from .text import BadBytes, table_of, text_of
+from .text import BadBytes, as_separator, table_of, text_of
 
 _DOCUMENT = "-DOCSTART-"
 
@@ -43,15 +43,13 @@ def read_conll(
         DataError: lines with another number of columns, or without a token, with their numbers; a column there is not.
     """
     if token is None:
-        token, numbers = (1, True) if path.suffix.lower() == ".conllu" else (0, False)
-        tag = 3 if numbers and tag == -1 else tag
+        numbered_words = path.suffix.lower() == ".conllu"
+        token, tag = int(numbered_words), 3 if numbered_words and tag == -1 else tag
     text, findings = text_of(path, encoding, bad_bytes)
     numbered = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1)]
     # Not str.split() or .strip(): a token may be an ideographic or a no-break space.
     first = next((line for _, line in numbered if line.strip(" \t") and line[0] != "#" and _DOCUMENT not in line), "")
-    if separator == r"\t":
-        separator = "\t"
-    separator = separator or ("\t" if "\t" in first else None)
+    separator = as_separator(separator) or ("\t" if "\t" in first else None)
     width = len(_fields(first, separator))
     notes = [] if width > 1 or tag is None else ["one column: tokens without tags"]
     if width == 1:

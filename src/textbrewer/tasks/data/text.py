@@ -95,6 +95,11 @@ def _refusal(path: Path, data: bytes, encoding: str, lines: list[int]) -> str:
     )
 
 
+def as_separator(given: str | None) -> str | None:
+    r"""A separator, with the tab that ``\t`` stands for, as a shell and plain YAML leave it."""
+    return "\t" if given == r"\t" else given
+
+
 def read_csv(
     path: Path,
     *,
@@ -118,8 +123,7 @@ def read_csv(
     Raises:
         DataError: rows with more or fewer values than the first, with their lines.
     """
-    if separator == r"\t":  # as a shell and plain YAML leave it
-        separator = "\t"
+    separator = as_separator(separator)
     if separator is not None and (len(separator) != 1 or separator in '\r\n"'):
         raise DataError(f"option separator: expected one character, got {separator!r}")
     text, findings = text_of(path, encoding, bad_bytes)

@@ -55,7 +55,7 @@ def digest_of_architecture(model: nn.Module, within: frozenset[int] = frozenset(
     within |= {id(module) for module in model.modules()}
     saved = set(model.state_dict())
     unsaved = {name: buffer for name, buffer in model.named_buffers() if name not in saved}
-    told = [_code(_config_of(model), within)]
+    told = [_code(_settings_of(model), within)]
     for path, module in model.named_modules():
         kind = type(module)
         forward = getattr(inspect.unwrap(kind.forward), "__code__", None)
@@ -74,7 +74,7 @@ def digest_of_architecture(model: nn.Module, within: frozenset[int] = frozenset(
 
 def digest_of_config(model: nn.Module) -> str:
     """Of the class's name and of what a config says of the computation, wherever both came from."""
-    return digest(_code([type(model).__name__, _config_of(model)]).encode())
+    return digest(_code([type(model).__name__, _settings_of(model)]).encode())
 
 
 def digest_of_adaptor(adaptor: Any) -> str:
@@ -95,11 +95,7 @@ def _code(thing: Any, within: frozenset[int] = frozenset()) -> str:
 def _settings_of(model: nn.Module) -> Any:
     config: Any = getattr(model, "config", None)
     to_dict = getattr(config, "to_dict", None)
-    return to_dict() if callable(to_dict) else config
-
-
-def _config_of(model: nn.Module) -> Any:
-    return _without_incidentals(_settings_of(model))
+    return _without_incidentals(to_dict() if callable(to_dict) else config)
 
 
 def _without_incidentals(settings: Any) -> Any:

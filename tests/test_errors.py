@@ -64,6 +64,12 @@ def test_the_nearest_name(name, nearest):
     assert errors.did_you_mean(name, known) == (f"did you mean {nearest!r}?" if nearest else "")
 
 
+def test_a_name_that_is_none_of_the_known_ones():
+    found = errors.unknown_name("a.b", "cosin", (name for name in ["cos", "gram"]), "say `cos`")
+    assert str(found) == "`a.b`: expected one of 'cos', 'gram', got 'cosin'; did you mean 'cos'?"
+    assert str(errors.unknown_name("a.b", 3, ["cos"], "write x")) == "`a.b`: expected one of 'cos', got 3; write x"
+
+
 def test_names_and_numbers_in_messages():
     assert errors.one_of(["a", "b"]) == "one of 'a', 'b'"
     assert [errors.count_of(number, "layer") for number in (0, 1, 2)] == ["0 layers", "1 layer", "2 layers"]

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from .errors import ConfigError, DataError, Problem, count_of, did_you_mean, one_of
+from .errors import ConfigError, DataError, Problem, count_of, did_you_mean, one_of, unknown_name
 
 Token = TypeVar("Token")
 Row: TypeAlias = Mapping[str, Any]
@@ -466,7 +466,7 @@ def _options(name: str, given: Any) -> dict[str, Any]:
 
 def _operation_problems(name: str, options: Mapping[str, Any]) -> Iterator[Problem | None]:
     if name not in _OPERATIONS:
-        yield Problem("operations", one_of(_OPERATIONS), repr(name), did_you_mean(name, _OPERATIONS))
+        yield unknown_name("operations", name, _OPERATIONS)
         return
     function, known = _OPERATIONS[name]
     path = f"operations[{name!r}]"

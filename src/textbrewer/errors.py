@@ -129,3 +129,9 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """``did you mean 'x'?``, or an empty string when nothing is close."""
     close = nearest(name, known)
     return f"did you mean {close!r}?" if close else ""
+
+
+def unknown_name(path: str, name: object, known: Iterable[str], way_out: str = "") -> Problem:
+    """A name at ``path`` that is none of the known ones; ``way_out`` is said where none is close."""
+    known = list(known)
+    return Problem(path, one_of(known), repr(name), did_you_mean(name, known) or way_out)

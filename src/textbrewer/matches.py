@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, TypedDict, TypeGuard, Unpack
 
-from .errors import ConfigError, Problem, UnknownNameError, did_you_mean, one_of
+from .errors import ConfigError, Problem, UnknownNameError, did_you_mean, one_of, unknown_name
 from .losses import ManyToManyLoss, RelationLoss
 from .presets import ANY_WIDTH_MATCH_LOSSES, MATCH_LOSS_MAP, PAIRED_MATCH_LOSSES, asked
 
@@ -299,7 +299,7 @@ def _problems(T: int, S: int, losses: Mapping[str, Loss], more: More) -> list[Pr
         # A loss named after the other feature would fail only in training, if at all.
         known = [name for name in MATCH_LOSS_MAP if not name.startswith(tuple(f"{f}_" for f in {*_LOSSES} - {feature}))]
         if feature not in _LOSSES:
-            problems.append(Problem("features", one_of(_LOSSES), repr(feature), did_you_mean(feature, _LOSSES)))
+            problems.append(unknown_name("features", feature, _LOSSES))
         elif loss is not None and not callable(loss) and asked(loss)[0] not in known:
             problems.append(
                 Problem(f"loss of {feature}", one_of(known), repr(loss), did_you_mean(asked(loss)[0], known))

@@ -435,6 +435,8 @@ def test_what_cannot_be_is_told_before_anything_is_trained(material, tmp_path):
     recipe = recipe_of(material, output_dir=str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"training\.metric_for_best_model.*'macrof1'; did you mean 'macro_f1'"):
         distill(recipe, ["training.metric_for_best_model=macrof1"])
+    with pytest.raises(ConfigError, match=r"task\.metric.*'accuracy', 'macro_f1', .*got 'f1'"):
+        distill({**recipe, "task": {"name": "text_classification", "labels": ["bad", "good", "so"], "metric": "f1"}})
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("words")
     with pytest.raises(TextBrewerError, match="taken"):

@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 
+import transformers
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+
 from tests.tasks.small import SlowTokenizer, tokenizer_of
 from textbrewer.errors import DataError
 from textbrewer.tasks.packing import Packer, framed
@@ -70,6 +74,23 @@ def test_words_begin_where_the_tokenizer_says():
     assert tokens == ["cat", "d", "##o", "##g", ",", "sat"] and block.starts.tolist() == [1, 1, 0, 0, 1, 1]
     _, [(block, _)] = blocks_of(["cat dog, sat"], 16)
     assert block.starts.tolist() == [1] * 6
+
+
+@pytest.mark.parametrize("pieces", ["bytes", "characters"])
+def test_an_ideograph_is_a_word_wherever_the_tokenizer_divides(pieces):
+    if pieces == "bytes":
+        divider, letters = pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.ByteLevel.alphabet()
+    else:
+        divider, letters = pre_tokenizers.Metaspace(prepend_scheme="never"), list("▁catdog我们爱。，")
+    tokenizer = Tokenizer(BPE({letter: number for number, letter in enumerate(["?", *letters])}, [], unk_token="?"))
+    tokenizer.pre_tokenizer = divider
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    _, [(block, _)] = blocks_of(["cat我们dog 爱，"], 64, words=True, tokenizer=tokenizer)
+    each = 3 if pieces == "bytes" else 1
+    character = [1] + [0] * (each - 1)
+    # A space belongs to the word behind it; all bytes of a character are one word.
+    expected = [1, 0, 0, *character, *character, 1, 0, 0, 1, *[0] * each, *character]
+    assert block.starts.tolist() == expected
 
 
 def test_a_block_is_framed_as_the_tokenizer_frames_a_text():

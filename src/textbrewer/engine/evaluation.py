@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..configs import TrainingConfig
-from ..errors import ConfigError, DataError, Problem, did_you_mean, one_of
+from ..errors import ConfigError, DataError, Problem, unknown_name
 from ..modes import modes_kept
 from ..randomness import random_state_kept
 
@@ -73,8 +73,7 @@ class Evaluations:
             raise DataError("evaluate: the name 'step' is taken by the optimiser step; call that score something else")
         wanted = self.metric
         if wanted is not None and wanted not in scores:
-            hint = did_you_mean(wanted, scores)
-            raise ConfigError("TrainingConfig", [Problem("metric_for_best_model", one_of(scores), repr(wanted), hint)])
+            raise ConfigError("TrainingConfig", [unknown_name("metric_for_best_model", wanted, scores)])
         return scores
 
     def add(self, step: int, scores: Mapping[str, float]) -> None:

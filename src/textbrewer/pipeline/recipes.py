@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 from ..configs.plain_yaml import read_yaml, yaml_value
 from ..configs.recipe import OUTPUT_DIR, SHARED, SOURCES, Recipe, expanded
 from ..data_utils import Augmenter
-from ..errors import ConfigError, Problem, did_you_mean, one_of
+from ..errors import ConfigError, Problem, unknown_name
 from ..export import Card
 from ..students.build import OWN_SOURCES
 from ..students.presets import STUDENT_PRESETS
@@ -185,7 +185,7 @@ def _of_task(task: Any) -> list[Problem]:
 def _known(name: str, known: Any, path: str, way_out: str = "") -> list[Problem]:
     if name in known:
         return []
-    return [Problem(path, one_of(known), repr(name), did_you_mean(name, known) or way_out)]
+    return [unknown_name(path, name, known, way_out)]
 
 
 def _raised(path: str, make: Callable[[], Any]) -> list[Problem]:

@@ -26,7 +26,7 @@ from ..distillers import BasicTrainer, GeneralDistiller
 from ..doctor import Examination, examine, teacher_calibration
 from ..engine import Schedule
 from ..engine.checkpoint import described, locked
-from ..errors import ConfigError, DataError, Problem, UnsupportedError, count_of, did_you_mean, one_of
+from ..errors import ConfigError, DataError, Problem, UnsupportedError, count_of, unknown_name
 from ..export import require_exportable
 from ..feeding import sides
 from ..files import replaced, replaced_folder
@@ -201,19 +201,18 @@ class Run:
             raise ConfigError("recipe", [Problem("student.model", "the teacher's vocabulary", got, hint)])
 
     def _require_metrics(self) -> None:
-        """Refuse a score to choose checkpoints by that the task does not have, before anything is trained.
+        """Refuse a score to choose models by that the task does not give of these labels, before anything is trained.
 
         Raises:
             ConfigError: there is no such score.
         """
-        wanted = {
-            path: settings.metric_for_best_model
-            for path, settings in (
-                ("training", self.recipe.training),
-                ("teacher.training", self.recipe.teacher.training),
-            )
-            if settings.metric_for_best_model is not None
+        recipe = self.recipe
+        asked = {
+            "task.metric": recipe.task.get("metric"),
+            "training.metric_for_best_model": recipe.training.metric_for_best_model,
+            "teacher.training.metric_for_best_model": recipe.teacher.training.metric_for_best_model,
         }
+        wanted = {path: name for path, name in asked.items() if name is not None}
         if wanted:
             rows = self.data.validation.rows
             # Some scores are there only if there are rows of some kind: those that a few have not, all may have.
@@ -223,12 +222,7 @@ class Run:
                 if all(name in known for name in wanted.values()):
                     return
             raise ConfigError(
-                "recipe",
-                [
-                    Problem(f"{path}.metric_for_best_model", one_of(known), repr(name), did_you_mean(name, known))
-                    for path, name in wanted.items()
-                    if name not in known
-                ],
+                "recipe", [unknown_name(path, name, known) for path, name in wanted.items() if name not in known]
             )
 
     def _rehearse(self) -> None:

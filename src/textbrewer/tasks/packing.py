@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from .tokens import Frame, require_fit, require_offsets
 
 # A tokenizer is faster with many texts at once, but a few may be as long as books.
 _TEXTS, _CHARACTERS = 256, 2**20
+_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 class Tokens(NamedTuple):
@@ -60,10 +62,9 @@ class Packer:
                 return_token_type_ids=False,
                 verbose=False,
             )
-            for i, (place, _) in enumerate(some):
+            for i, (place, text) in enumerate(some):
                 ids = np.asarray(found["input_ids"][i], dtype=np.int32)
-                words = found.word_ids(i) if self.words else range(len(ids))
-                starts = [word != before for word, before in zip(words, [None, *words], strict=False)]
+                starts = _starts(found.encodings[i], text) if self.words else [True] * len(ids)
                 yield place, Tokens(ids, np.asarray(starts, dtype=np.int8))
 
     def packed(
@@ -97,6 +98,21 @@ class Packer:
                     held, size = [], 0
         if held:
             yield _joined(held), (place, at)
+
+
+def _starts(encoding: Any, text: str) -> list[bool]:
+    """At which tokens a word begins: as the tokenizer divides the text, and at every ideograph and behind it.
+
+    Many tokenizers divide at spaces alone, so that a sentence of Chinese is a word to them.
+    """
+    starts, word_before, end_before = [], None, 0
+    for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
+        before, here = text[start - 1 : start], text[start : start + 1]
+        # Tokens that overlap are bytes of one character; and the mark of a space goes with what is behind it.
+        goes_on = start < end_before or before.isspace() or not (_IDEOGRAPH.match(before) or _IDEOGRAPH.match(here))
+        starts.append(word != word_before or not goes_on)
+        word_before, end_before = word, end
+    return starts
 
 
 def _together(documents: Iterable[tuple[Any, str]]) -> Iterator[list[tuple[Any, str]]]:

@@ -34,6 +34,13 @@ def test_class_numbers_come_as_names():
     assert table.class_names("number") is None
 
 
+def test_json_is_read():
+    rows = {"text": ["a", "b"], "answers": [[{"start": 0}, {"name": "c"}], None], "label": [1, "x"]}
+    data = datasets.Dataset.from_dict(rows, on_mixed_types="use_json")
+    assert list(Table.of(data)) == list(data)
+    assert next(iter(data)) == {"text": "a", "answers": [{"start": 0}, {"name": "c"}], "label": 1}
+
+
 def test_many_rows_come_in_order():
     data = datasets.Dataset.from_dict({"text": [str(i) for i in range(2500)]})
     assert [row["text"] for row in Table.of(data)] == [str(i) for i in range(2500)]

@@ -96,12 +96,15 @@ class Table:
         if isinstance(self.data, Sequence):
             yield from map(_plain_row, self.data)
             return
-        named = {column: names for column in self.columns if (names := _class_names(self.data.features[column]))}
+        features = self.data.features
+        named = {column: names for column in self.columns if (names := _class_names(features[column]))}
+        # Arrow has JSON as text; of the rest it has what datasets has, and faster.
+        in_json = type(features)({column: features[column] for column in self.columns if _holds_json(features[column])})
         for chunk in self.data.with_format("arrow").iter(_CHUNK):
             for row in chunk.to_pylist():
                 for column, names in named.items():
                     row[column] = _named(row[column], names)
-                yield row
+                yield {**row, **in_json.decode_example({name: row[name] for name in in_json})} if in_json else row
 
 
 def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +118,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _holds_json(feature: Any) -> bool:
+    """Whether a column has JSON (``datasets.Json``), by itself or within lists and records."""
+    if isinstance(feature, Mapping):
+        return any(map(_holds_json, feature.values()))
+    inner = getattr(feature, "feature", None)
+    return type(feature).__name__ == "Json" or (inner is not None and _holds_json(inner))
 
 
 def _class_names(feature: Any) -> list[str] | None:

@@ -46,6 +46,20 @@ def test_labels_of_data():
         TASK.rows([{"text": "a", "label": "war,peace"}])
 
 
+def test_lists_of_0_and_1():
+    rows = [{"text": "a", "label": [1.0, 0.0, 1.0]}, {"text": "b", "label": [0, 0, 0]}, {"text": "c", "label": None}]
+    assert [row["label"] for row in TASK.rows(rows)] == [["art", "war"], [], None]
+    two = MultiLabelClassification(["art", "law"])
+    assert [row["label"] for row in two.rows([{"text": "a", "label": [False, True]}])] == [["law"]]
+    numbers = MultiLabelClassification(["0", "1"])
+    found = numbers.rows([{"text": "a", "label": [0, 1]}, {"text": "b", "label": [1, 1]}, {"text": "c", "label": [1]}])
+    assert [row["label"] for row in found] == [["0", "1"], ["0", "1"], ["1"]]
+    with pytest.raises(DataError, match=r"'label' has a list of 0 and 1 for each row.*give their names in order"):
+        MultiLabelClassification.from_data(rows[:2])
+    with pytest.raises(DataError, match=r"label '0'"):
+        TASK.rows([{"text": "a", "label": [0, 1]}])
+
+
 def test_the_loss_is_binary_and_skips_rows_without_a_label():
     data = TASK.encode([{"text": "a", "label": ["law"]}, {"text": "b", "label": None}], TOKENIZER)
     batch = next(iter(data.loader(2)))

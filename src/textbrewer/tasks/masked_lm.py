@@ -49,8 +49,8 @@ class MaskedLM(Task):
         max_length: tokens of a block, special tokens included.
         probability: the share of tokens that is masked. Of these 80 % become the mask token, 10 % another token, and
             10 % stay as they are.
-        whole_words: mask all pieces of a word or none, as the tokenizer divides words; a Chinese character is one, and a
-            piece of several is too.
+        whole_words: mask all pieces of a word or none, as the tokenizer divides words; a Chinese character is one,
+            and so is a piece of several.
         masking: ``"dynamic"`` or ``"static"``.
         seed: of the masking.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch.nn import functional
 
 from ..configs._base import config_class, reject
+from ..errors import DataError
 from ..losses import full_precision, masked_mean
 from .data import Row, Table
 from .data.columns import Column
@@ -20,6 +21,8 @@ from .scores import set_scores
 from .task import Reading, softmax
 from .texts import TextTask, chosen_columns
 
+_MARKS = {"0": False, "false": False, "1": True, "true": True}
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -28,7 +31,8 @@ class MultiLabelClassification(TextTask):
     """Texts, or pairs of texts, of any number of classes each.
 
     A row is ``{"text": …, "label": […]}``; the label is a list of names, or None where it is not known. In a file it is
-    a list, or names in one cell, or a column of 0 and 1 for each class: ``columns={"label": ["toxic", "obscene"]}``.
+    a list of names, or of 0 and 1 for each of ``labels``, or names in one cell, or a column of 0 and 1 for each class:
+    ``columns={"label": ["toxic", "obscene"]}``.
 
     The model is one yes-or-no classifier a class, and its own loss the mean binary cross-entropy. A teacher is learned
     from class by class too: ``kd_loss_type="binary_kl"`` or ``"bce"``, or ``"logit_mse"``, ``"mse"``, ``"huber"``.
@@ -64,12 +68,22 @@ class MultiLabelClassification(TextTask):
     def from_data(
         cls, data: Any, columns: Mapping[str, Column] | None = None, separator: str = ",", **settings: Any
     ) -> Self:
-        """A task with the labels of data; see :meth:`~textbrewer.tasks.TextClassification.from_data`."""
+        """A task with the labels of data; see :meth:`~textbrewer.tasks.TextClassification.from_data`.
+
+        Raises:
+            DataError: they are lists of 0 and 1, which have no names.
+        """
         table = Table.of(data)
         column = chosen_columns(table, columns, True, label_columns=True).get("label")
         found = column if isinstance(column, list) else table.class_names(str(column))
         if found is None:
-            found = in_order(text for record in table for text in _texts(record.get(str(column)), separator))
+            lists = [_texts(record.get(str(column)), separator) for record in table]
+            if len(set(map(len, lists))) == 1 and any(map(_are_marks, lists)):
+                raise DataError(
+                    f"{table.source}: {column!r} has a list of 0 and 1 for each row, which does not name the classes; "
+                    "give their names in order, as labels=['toxic', 'obscene']"
+                )
+            found = in_order(text for texts in lists for text in texts)
         return cls(labels=found, separator=separator, **settings)
 
     @property
@@ -92,6 +106,8 @@ class MultiLabelClassification(TextTask):
 
     def label_of(self, value: Any, reading: Reading) -> list[str] | None:
         """The names of the classes, in their order."""
+        if isinstance(value, (list, tuple)) and len(value) == len(self.class_names) and _are_marks(value, self.labels):
+            value = dict(zip(self.class_names, value, strict=True))
         texts = _marked(value, reading) if isinstance(value, Mapping) else _texts(value, self.separator)
         if texts is None:
             return None
@@ -139,10 +155,20 @@ def _texts(cell: Any, separator: str) -> list[str]:
     return [text for item in items if (text := label_text(item))]
 
 
+def _are_marks(cells: Sequence[Any], names: Container[str] = tuple(_MARKS)) -> bool:
+    """Whether a list has 0 or 1 for each class, and not names that are these numbers, which do not come twice."""
+    texts = [label_text(cell) for cell in cells]
+    marks = all(text in _MARKS for text in texts)
+    return marks and (len(set(texts)) < len(texts) or not all(text in names for text in texts))
+
+
 def _marked(cells: Mapping[str, Any], reading: Reading) -> list[str] | None:
     """The columns that say 1."""
-    for column, value in cells.items():
-        if label_text(value).lower() not in ("0", "1", "true", "false"):
-            reading.faults.add(f"value {value!r} in the column {column!r}, where 0 or 1 is needed", reading.place)
+    marks = {column: _MARKS.get(label_text(value).lower()) for column, value in cells.items()}
+    for column, mark in marks.items():
+        if mark is None:
+            reading.faults.add(
+                f"value {cells[column]!r} in the column {column!r}, where 0 or 1 is needed", reading.place
+            )
             return None
-    return [column for column, value in cells.items() if label_text(value).lower() in ("1", "true")]
+    return [column for column, mark in marks.items() if mark]

@@ -54,8 +54,10 @@ def test_lists_of_0_and_1():
     numbers = MultiLabelClassification(["0", "1"])
     found = numbers.rows([{"text": "a", "label": [0, 1]}, {"text": "b", "label": [1, 1]}, {"text": "c", "label": [1]}])
     assert [row["label"] for row in found] == [["0", "1"], ["0", "1"], ["1"]]
-    with pytest.raises(DataError, match=r"'label' has a list of 0 and 1 for each row.*give their names in order"):
-        MultiLabelClassification.from_data(rows[:2])
+    unnamed = MultiLabelClassification.from_data(rows)
+    assert unnamed.labels == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert [row["label"] for row in unnamed.rows(rows)] == [["LABEL_0", "LABEL_2"], [], None]
+    assert MultiLabelClassification.from_data([{"text": "a", "label": ["0", "1"]}]).labels == ["0", "1"]
     with pytest.raises(DataError, match=r"label '0'"):
         TASK.rows([{"text": "a", "label": [0, 1]}])
 

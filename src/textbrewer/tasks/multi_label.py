@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from torch.nn import functional
 
 from ..configs._base import config_class, reject
-from ..errors import DataError
 from ..losses import full_precision, masked_mean
 from .data import Row, Table
 from .data.columns import Column
@@ -70,20 +69,17 @@ class MultiLabelClassification(TextTask):
     ) -> Self:
         """A task with the labels of data; see :meth:`~textbrewer.tasks.TextClassification.from_data`.
 
-        Raises:
-            DataError: they are lists of 0 and 1, which have no names.
+        Lists of 0 and 1 have no names; their classes are ``LABEL_0``, ``LABEL_1`` and so on, as in Transformers.
         """
         table = Table.of(data)
         column = chosen_columns(table, columns, True, label_columns=True).get("label")
         found = column if isinstance(column, list) else table.class_names(str(column))
         if found is None:
             lists = [_texts(record.get(str(column)), separator) for record in table]
-            if len(set(map(len, lists))) == 1 and any(map(_are_marks, lists)):
-                raise DataError(
-                    f"{table.source}: {column!r} has a list of 0 and 1 for each row, which does not name the classes; "
-                    "give their names in order, as labels=['toxic', 'obscene']"
-                )
             found = in_order(text for texts in lists for text in texts)
+            sizes = {len(texts) for texts in lists if texts}
+            if len(sizes) == 1 and any(map(_are_marks, lists)):
+                found = [f"LABEL_{number}" for number in range(sizes.pop())]
         return cls(labels=found, separator=separator, **settings)
 
     @property

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -364,6 +365,35 @@ def test_what_is_sized_by_the_first_batch_comes_back(tmp_path):
     again.resume(other, "auto")
     assert torch.equal(fresh[0][0].weight, projection.weight)
     assert torch.equal(fresh[1][0].weights_T, emd.weights_T)
+
+
+class Told(Ranks):
+    """Two processes that save one after the other, the first of them last, which writes."""
+
+    values: ClassVar[list] = []
+
+    def gather(self, value):
+        self.values.insert(0, value)
+        return self.values
+
+
+def test_what_a_loss_keeps_comes_back_in_each_process(tmp_path):
+    def made(process, weights):
+        checkpoints, state = run_of(tmp_path)
+        checkpoints.ranks = Told(2, process)
+        emd = ManyToManyLoss(hid_mse_loss, "hidden_mse")
+        emd.weights_T, emd.weights_S = torch.tensor(weights).double(), torch.ones(1).double()
+        state.beside = [*state.beside, nn.ModuleList([emd])]
+        return checkpoints, state, emd
+
+    own = {0: [0.5, 0.5], 1: [0.25, 0.75]}
+    for process in (1, 0):
+        checkpoints, state, _ = made(process, own[process])
+        checkpoints.save(state)
+    for process, weights in own.items():
+        checkpoints, state, emd = made(process, [1.0])
+        assert checkpoints.resume(state, "auto")
+        assert emd.weights_T.tolist() == weights
 
 
 def test_a_config_is_described_alike_in_every_process():

@@ -65,6 +65,12 @@ def weights_of(module: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     return weights
 
 
+def _buffers_of(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers of its state dict: what a loss keeps in them may differ from process to process."""
+    kept = module.state_dict().keys()
+    return {name: buffer.to("cpu", copy=True) for name, buffer in module.named_buffers() if name in kept}
+
+
 def save_student(weights: Mapping[str, Tensor], output_dir: str, step: int) -> Path:
     """Write ``output_dir/gs{step}.pkl``, the student's state dict; the file is whole or absent at any instant.
 
@@ -169,6 +175,8 @@ class Checkpoints:
         path = self.folder / f"step-{state.step}"
         main = self.ranks.index == 0
         own = {"random": random_state(), "stream": state.stream.state_dict(), "batches": state.batches}
+        if self.ranks.number > 1:
+            own["buffers"] = numbered([_buffers_of(part) for part in state.beside])
         every = self.ranks.gather(own)
         weights = weights_of(state.student, main) if weights is None else weights
         beside = [weights_of(part, main) for part in state.beside]
@@ -291,7 +299,8 @@ class Checkpoints:
     def _load(self, path: Path, state: RunState) -> None:
         about = json.loads((path / _STATE).read_text(encoding="utf-8"))
         set_tensors(state.student, load_file(path / "student.safetensors"))
-        set_numbered(state.beside, load_file(path / "beside.safetensors"))
+        own = torch.load(path / "processes.pt", weights_only=True)[self.ranks.index]
+        set_numbered(state.beside, load_file(path / "beside.safetensors") | own.get("buffers", {}))
         try:
             training = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
         except pickle.UnpicklingError as error:
@@ -312,7 +321,6 @@ class Checkpoints:
                 )
             load(training["scheduler"])
         state.scaler.load_state_dict(training["scaler"])
-        own = torch.load(path / "processes.pt", weights_only=True)[self.ranks.index]
         self.run = about.get("run", self.run)
         state.step, state.within, state.batches = about["step"], about["within"], own["batches"]
         state.evaluations[:] = about.get("evaluations", [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from ...errors import DataError, count_of
 from .report import SHOWN
@@ -46,47 +47,17 @@ def read_conll(
         numbered_words = path.suffix.lower() == ".conllu"
         token, tag = int(numbered_words), 3 if numbered_words and tag == -1 else tag
     text, findings = text_of(path, encoding, bad_bytes)
-    numbered = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1)]
-    # Not str.split() or .strip(): a token may be an ideographic or a no-break space.
-    first = next((line for _, line in numbered if line.strip(" \t") and line[0] != "#" and _DOCUMENT not in line), "")
-    separator = as_separator(separator) or ("\t" if "\t" in first else None)
-    width = len(_fields(first, separator))
-    notes = [] if width > 1 or tag is None else ["one column: tokens without tags"]
-    if width == 1:
+    lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1)]
+    layout = _Layout.of([line for _, line in lines], as_separator(separator), token, comments)
+    notes = [] if layout.width > 1 or tag is None else ["one column: tokens without tags"]
+    if layout.width == 1:
         tag = None
     for name, column in (("token", token), ("tag", tag)):
-        if column is not None and not -width <= column < width:
-            raise DataError(f"{path}: {name}={column}, but there are {count_of(width, 'column')}: {first[:60]!r}")
-
-    def fits(line: str, fields: list[str]) -> bool:
-        """Whether a line is divided as those of tokens are."""
-        return len(fields) == width and (separator is not None or "\t" not in line or "\t" in first)
-
-    sentences: list[list[tuple[int, list[str]]]] = [[]]
-    bad: list[int] = []
-    documents = 0
-    for number, line in numbered:
-        fields = _fields(line, separator)
-        if not line.strip(" \t") or fields[0] == _DOCUMENT:
-            documents += bool(line.strip(" \t"))
-            if sentences[-1]:
-                sentences.append([])
-        elif _is_comment(line, comments, bool(sentences[-1]), fits(line, fields)) or (
-            token % width > 0 and re.fullmatch(r"\d+[-.]\d+", fields[0])
-        ):
-            continue
-        elif len(fields) != width or not fields[token]:
-            bad.append(number)
-        else:
-            sentences[-1].append((number, fields))
-    if bad:
-        where = ", ".join(map(str, bad[:SHOWN])) + (", …" if len(bad) > SHOWN else "")
-        shown = numbered[bad[0] - 1][1]
-        raise DataError(
-            f"{path}, line {where}: expected {count_of(width, 'column')} separated by "
-            f"{'spaces' if separator is None else repr(separator)} and a token in column {token}, found {shown[:60]!r}"
-        )
-    sentences = [sentence for sentence in sentences if sentence]
+        if column is not None and not -layout.width <= column < layout.width:
+            raise DataError(
+                f"{path}: {name}={column}, but there are {count_of(layout.width, 'column')}: {layout.first[:60]!r}"
+            )
+    sentences, documents = _sentences(lines, layout, path)
     rows = [
         {
             "tokens": [fields[token] for _, fields in sentence],
@@ -100,11 +71,75 @@ def read_conll(
     return table_of(rows, path, [sentence[0][0] for sentence in sentences], notes, findings)
 
 
+class _Layout(NamedTuple):
+    """How the lines of a file are divided.
+
+    Attributes:
+        first: the first line with a token.
+        separator: None for runs of spaces and tabs.
+        width: how many columns there are.
+        token: the column of the tokens.
+        comments: as :func:`read_conll` takes it.
+    """
+
+    first: str
+    separator: str | None
+    width: int
+    token: int
+    comments: bool | None
+
+    @classmethod
+    def of(cls, lines: list[str], separator: str | None, token: int, comments: bool | None) -> _Layout:
+        """That of these lines."""
+        # Not str.split() or .strip(): a token may be an ideographic or a no-break space.
+        first = next((line for line in lines if line.strip(" \t") and line[0] != "#" and _DOCUMENT not in line), "")
+        separator = separator or ("\t" if "\t" in first else None)
+        return cls(first, separator, len(_fields(first, separator)), token, comments)
+
+    def fields(self, line: str) -> list[str]:
+        """What stands in the columns."""
+        return _fields(line, self.separator)
+
+    def is_comment(self, line: str, inside: bool) -> bool:
+        """Whether a line is one, ``inside`` a sentence or before it."""
+        if not line.startswith("#") or self.comments is False:
+            return False
+        like_tokens = self.separator is not None or "\t" not in line or "\t" in self.first
+        fits = len(self.fields(line)) == self.width and like_tokens
+        return self.comments is True or (not inside and not fits)
+
+    def is_no_word(self, fields: list[str]) -> bool:
+        """Whether a line is of a contracted or an empty word, as CoNLL-U has them."""
+        return self.token % self.width > 0 and re.fullmatch(r"\d+[-.]\d+", fields[0]) is not None
+
+
+def _sentences(
+    lines: list[tuple[int, str]], layout: _Layout, path: Path
+) -> tuple[list[list[tuple[int, list[str]]]], int]:
+    """The fields of each token with the number of its line, by sentence; and how many documents begin."""
+    sentences: list[list[tuple[int, list[str]]]] = [[]]
+    bad: list[tuple[int, str]] = []
+    documents, width = 0, layout.width
+    for number, line in lines:
+        fields = layout.fields(line)
+        if not line.strip(" \t") or fields[0] == _DOCUMENT:
+            documents += bool(line.strip(" \t"))
+            sentences.append([])
+        elif layout.is_comment(line, bool(sentences[-1])) or layout.is_no_word(fields):
+            continue
+        elif len(fields) != width or not fields[layout.token]:
+            bad.append((number, line))
+        else:
+            sentences[-1].append((number, fields))
+    if bad:
+        where = ", ".join(str(number) for number, _ in bad[:SHOWN]) + (", …" if len(bad) > SHOWN else "")
+        divided = "spaces" if layout.separator is None else repr(layout.separator)
+        raise DataError(
+            f"{path}, line {where}: expected {count_of(width, 'column')} separated by {divided} and a token in column "
+            f"{layout.token}, found {bad[0][1][:60]!r}"
+        )
+    return [sentence for sentence in sentences if sentence], documents
+
+
 def _fields(line: str, separator: str | None) -> list[str]:
     return re.split(r"[ \t]+", line.strip(" \t")) if separator is None else line.split(separator)
-
-
-def _is_comment(line: str, comments: bool | None, inside: bool, fits: bool) -> bool:
-    if not line.startswith("#") or comments is False:
-        return False
-    return comments is True or (not inside and not fits)

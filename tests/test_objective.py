@@ -159,7 +159,10 @@ def test_half_precision_logits_are_compared_in_float32():
 
 def test_counts_of_the_rows_tokens_and_pairs_of_a_step():
     counts = counts_of([{"rows": 3, "mask": MASK}, {"rows": 1, "mask": torch.tensor([[2, 2, 0]])}])
-    assert counts == {"rows": 4, "tokens": 7 + 2, "token_pairs": (16 + 4 + 1) + 4, "positions": 12 + 3}
+    units = {"tokens": 7 + 2, "token_pairs": (16 + 4 + 1) + 4, "positions": 12 + 3}
+    assert counts == {"rows": 4, "logit_rows": 4, **units}
+    grouped = counts_of([{"rows": 6, "logit_rows": 3}, {"rows": 2}])
+    assert grouped == {"rows": 8, "logit_rows": 5}
 
 
 @pytest.mark.parametrize(
@@ -167,8 +170,8 @@ def test_counts_of_the_rows_tokens_and_pairs_of_a_step():
     [
         ([], set()),
         ([{"rows": 2}, {}], set()),
-        ([{"rows": 3, "mask": MASK}, {"rows": 3, "mask": None}], {"rows"}),
-        ([{"rows": 3, "mask": MASK[:, None]}], {"rows"}),
+        ([{"rows": 3, "mask": MASK}, {"rows": 3, "mask": None}], {"rows", "logit_rows"}),
+        ([{"rows": 3, "mask": MASK[:, None]}], {"rows", "logit_rows"}),
     ],
 )
 def test_what_some_micro_batch_cannot_tell_is_not_counted(masks, known):
@@ -177,7 +180,7 @@ def test_what_some_micro_batch_cannot_tell_is_not_counted(masks, known):
 
 def test_losses_that_know_no_count_are_averaged_over_the_micro_batches():
     s, t = logits(1), logits(2)
-    share = Share(4, {"rows": 99.0})
+    share = Share(4, {"rows": 99.0, "logit_rows": 99.0})
     torch.testing.assert_close(soft(outputs(logits=s), outputs(logits=t), share), kd_ce_loss(s, t, 4) / 4)
     kl = soft(outputs(logits=s), outputs(logits=t), share, kd_loss_type="kl")
     torch.testing.assert_close(kl, kl_loss(s, t, 4) * ROWS / 99)

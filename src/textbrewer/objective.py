@@ -179,7 +179,7 @@ class SoftLabels:
                 stacklevel=2,
             )
         labels = self._labels(index, student, members, mask)
-        unit = "rows" if of_student.dim() < 3 else "selected" if mask is not None else "positions"
+        unit = "logit_rows" if of_student.dim() < 3 else "selected" if mask is not None else "positions"
         if len(targets) == 1:
             return self._against(rows, self._shifted(targets[0], labels), labels, share, unit)
         return self._against_several(rows, targets, labels, share, unit)
@@ -506,15 +506,17 @@ def shift_probability(logits: Tensor, labels: Tensor) -> Tensor:
 def counts_of(masks: Sequence[Mapping[str, Any]]) -> Counts:
     """The valid units of a step, from what each of its micro-batches tells.
 
-    ``rows`` is their number. ``mask``, ``(batch, length)``, counts ``tokens`` and ``token_pairs`` (Σ length²), and its
-    elements are ``positions``. ``logits_mask`` counts the ``selected`` rows of 3-d logits. Any other mask counts
-    ``tokens@name`` and ``token_pairs@name``. What some micro-batch does not tell is not counted.
+    ``rows`` is their number, and ``logit_rows`` that of 2-d logits, where they have another. ``mask``,
+    ``(batch, length)``, counts ``tokens`` and ``token_pairs`` (Σ length²), and its elements are ``positions``.
+    ``logits_mask`` counts the ``selected`` rows of 3-d logits. Any other mask counts ``tokens@name`` and
+    ``token_pairs@name``. What some micro-batch does not tell is not counted.
     """
     counts: dict[str, Any] = {}
     if not masks or not all("rows" in tells for tells in masks):
         return counts
     counts["rows"] = float(sum(tells["rows"] for tells in masks))
-    for name in [name for name in masks[0] if name not in ("rows", "logits_mask")]:
+    counts["logit_rows"] = float(sum(tells.get("logit_rows", tells["rows"]) for tells in masks))
+    for name in [name for name in masks[0] if name not in ("rows", "logit_rows", "logits_mask")]:
         if all(_is_mask(tells.get(name)) for tells in masks):
             lengths = [(tells[name] != 0).sum(dim=1).float() for tells in masks]
             of_mask = "" if name == "mask" else f"@{name}"

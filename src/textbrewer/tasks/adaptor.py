@@ -13,7 +13,7 @@ from ..feeding import accepts, named_inputs
 from ..matching.layers import positions_of
 from ..types import Batch
 from .encoded import TARGETS
-from .groups import COLUMNS, PRESENT, sequences_of
+from .groups import COLUMNS, GIVEN, PRESENT, is_grouped, sequences_of
 
 if TYPE_CHECKING:
     from .task import Task
@@ -86,8 +86,12 @@ class TaskAdaptor(TransformersAdaptor):
 
     def masks(self, batch: Batch) -> dict[str, Any]:
         """What of the batch is real, without running the model."""
-        found = super().masks(batch)
-        return {**found, **self.task.masks(named_inputs(self.model, batch))} if found else found
+        grouped = isinstance(batch, Mapping) and is_grouped(batch)
+        found = super().masks(sequences_of(batch) if grouped else batch)
+        if not found:
+            return found
+        found |= {"logit_rows": len(batch["input_ids"])} if grouped else {}
+        return {**found, **self.task.masks(named_inputs(self.model, batch))}
 
     def logits(self, batch: Batch, model_outputs: Any) -> Any:
         """The model's logits, as they are but for those of padded positions of an answer.
@@ -120,5 +124,5 @@ class TaskAdaptor(TransformersAdaptor):
         return found if logits is None else {**found, "logits": logits}
 
 
-UNFED = (MASK, PRESENT, COLUMNS)
+UNFED = (MASK, PRESENT, COLUMNS, GIVEN)
 """Columns that a task reads, and no model is fed."""

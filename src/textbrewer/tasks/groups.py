@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .encoded import SEQUENCES, Feature, Padding, tensor_of
 
@@ -16,12 +18,15 @@ PRESENT = "present"
 COLUMNS = "columns"
 """The key by which a batch says which of its columns hold any text, ``(first, last + 1)``."""
 
+GIVEN = "given"
+"""The key by which a batch says which of all its sequences there are, as numbers; None where there are all."""
+
 
 class GroupPadding:
     """Collates rows of several sequences into a batch of ``(batch, sequences, length)``.
 
     Every batch is as long as any other, so that a row looks the same to a teacher cache in all of them; a model is fed
-    only the columns that hold text.
+    only the sequences that there are, and the columns that hold text.
 
     Args:
         tokenizer: its padding token, side and token type.
@@ -45,6 +50,9 @@ class GroupPadding:
         flat = self.padding(sequences)
         batch: dict[str, Any] = {key: value.reshape(len(features), self.number, -1) for key, value in flat.items()}
         batch[COLUMNS] = _used(flat["attention_mask"])
+        numbers = [len(feature[SEQUENCES]) for feature in features]
+        given = [self.number * row + place for row, number in enumerate(numbers) for place in range(number)]
+        batch[GIVEN] = None if len(given) == len(sequences) else tuple(given)
         return batch | {key: tensor_of([f[key] for f in features]) for key in features[0] if key != SEQUENCES}
 
 
@@ -55,13 +63,51 @@ def is_grouped(batch: Mapping[str, Any]) -> bool:
 
 
 def sequences_of(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The sequences of all rows, ``(batch · sequences, columns used)``; of rows that are one sequence, the batch."""
+    """The sequences that the rows have, ``(sequences, columns used)``; of rows that are one sequence, the batch."""
     if not is_grouped(batch):
         return batch
     # A teacher cache makes batches of some of the rows, which do not say it.
     start, stop = batch.get(COLUMNS) or _used(batch["attention_mask"].flatten(0, 1))
     by_token = {key: value for key, value in batch.items() if isinstance(value, Tensor) and value.dim() == 3}
-    return {key: value[..., start:stop].flatten(0, 1) for key, value in by_token.items()}
+    flat = {key: value[..., start:stop].flatten(0, 1) for key, value in by_token.items()}
+    given = batch[GIVEN] if GIVEN in batch else _given(batch)
+    if given is None:
+        return flat
+    where = torch.as_tensor(given, device=batch["input_ids"].device)
+    return {key: value.index_select(0, where) for key, value in flat.items()}
+
+
+def of_rows(values: Tensor, batch: Mapping[str, Any], missing: float) -> Tensor:
+    """What a model gave for each of :func:`sequences_of`, row by row again.
+
+    Args:
+        values: ``(sequences, …)``.
+        batch: of which they are.
+        missing: stands for a sequence that a row does not have.
+
+    Returns:
+        ``(batch, sequences of a row, …)``.
+    """
+    there = _there(batch)
+    if there is None:
+        return values.reshape(*batch["input_ids"].shape[:2], *values.shape[1:])
+    there = there.reshape(*there.shape, *[1] * (values.dim() - 1))
+    return values.new_full((*there.shape[:2], *values.shape[1:]), missing).masked_scatter(there, values)
+
+
+def _there(batch: Mapping[str, Any]) -> Tensor | None:
+    """Which sequences of a row there are; None where a batch does not say it, and has all."""
+    if PRESENT not in batch:
+        return None
+    present = batch[PRESENT] != 0
+    # A bi-encoder reads the query before its candidates.
+    queries = batch["input_ids"].shape[1] - present.shape[1]
+    return functional.pad(present, (queries, 0), value=True)
+
+
+def _given(batch: Mapping[str, Any]) -> Tensor | None:
+    there = _there(batch)
+    return None if there is None else there.flatten().nonzero().squeeze(-1)
 
 
 def _used(mask: Tensor) -> tuple[int, int]:

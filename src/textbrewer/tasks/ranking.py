@@ -16,7 +16,7 @@ from ..losses import full_precision, masked_mean
 from .data import Lengths, Row, Rows, Table
 from .data.columns import Chosen, Column, guessed, missing, named
 from .encoded import SEQUENCES, UNLABELLED, Encoded, Feature, Part, chunks, two_sided
-from .groups import PRESENT, GroupPadding, sequences_of
+from .groups import PRESENT, GroupPadding, of_rows, sequences_of
 from .scores import ranking_scores
 from .task import Reading, Task
 from .tokens import cut_to, require_fit
@@ -249,11 +249,11 @@ class PairwiseRanking(Task):
                 f"arguments `encoder` and `teacher` of {type(self).__name__}"
             )
         if crosses:
-            return full_precision(logits).reshape(-1, number).masked_fill(~present, -torch.inf)
+            return of_rows(full_precision(logits).squeeze(-1), batch, -torch.inf)
         vectors = vectors_of(logits, outputs, sequences_of(batch).get("attention_mask"), self.pooling, False)
         if vectors is None:
             return None
-        every = vectors.reshape(-1, number, vectors.shape[-1])
+        every = of_rows(vectors, batch, 0.0)
         query, candidates = every[:, :1], every[:, 1:]
         alike = cosines_of(query, candidates) if self.similarity == "cosine" else (query * candidates).sum(dim=-1)
         return (self.scale * alike).masked_fill(~present, -torch.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import time
 
@@ -46,6 +47,29 @@ def test_every_batch_is_timed_by_every_model():
     taken = profile.seconds(models, batches, warm_up=0)
     assert [*taken] == ["slow", "fast"] and taken["slow"][1] > taken["slow"][0] > taken["fast"][0] >= 0.002
     assert taken["slow"][1] >= 0.03 and len(taken["fast"]) == 2
+
+
+def test_what_the_model_before_leaves_behind_is_not_timed():
+    class Hindered(Sleeper):
+        """Slower for 10 ms after the other model's run."""
+
+        def forward(self, x):
+            if time.perf_counter() - other.ended < 0.01:
+                time.sleep(0.01)
+            return super().forward(x)
+
+    class Spinning(Sleeper):
+        ended = 0.0
+
+        def forward(self, x):
+            found = super().forward(x)
+            self.ended = time.perf_counter()
+            return found
+
+    other = Spinning(0.001)
+    batches = [{"x": torch.zeros(1, 2)}] * 12
+    taken = profile.seconds({"other": other, "hindered": Hindered(0.002)}, batches, warm_up=1)
+    assert len(taken["hindered"]) == 12 and statistics.median(taken["hindered"]) < 0.008
 
 
 def test_a_model_without_parameters_is_measured_on_the_cpu():

@@ -334,24 +334,29 @@ def figure(points: Sequence[Point], length: int) -> str:
     def draw(axes: Any) -> None:
         best = sorted((each for each in points if is_on_front(each, points)), key=lambda each: each.median_ms)
         axes.plot([p.median_ms for p in best], [p.score for p in best], color=COLOURS[0], linewidth=1, label="front")
-        for form, colour in zip(dict.fromkeys(point.form for point in points), COLOURS[1:], strict=False):
+        for form, colour, marker in zip(dict.fromkeys(p.form for p in points), COLOURS[1:], "osD^", strict=False):
             own = [point for point in points if point.form == form]
-            axes.scatter([p.median_ms for p in own], [p.score for p in own], color=colour, label=form, zorder=3)
-        # A student is named once, at the fastest of its forms.
-        for name, point in {point.student: point for point in reversed(best)}.items():
+            places = [p.median_ms for p in own], [p.score for p in own]
+            axes.scatter(*places, s=25, color=colour, marker=marker, label=form, zorder=3)
+        # A student is named once, at the fastest of its forms; names that would be one upon the other stand apart.
+        before: Point | None = None
+        for point in sorted({p.student: p for p in reversed(best)}.values(), key=lambda p: p.median_ms):
+            is_near = before and point.median_ms < 1.3 * before.median_ms and point.score < before.score + 0.4
+            shift, side = ((5, -10), "left") if is_near else ((-5, 4), "right")
             place = (point.median_ms, point.score)
-            axes.annotate(name, place, (-5, 4), textcoords="offset points", ha="right", fontsize=8)
+            axes.annotate(point.student, place, shift, textcoords="offset points", ha=side, fontsize=8)
+            before = point
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.margins(x=0.2)
+        axes.margins(x=0.15, y=0.08)
         axes.set_xlabel(f"median latency of one text of {length} tokens, ms")
         axes.set_ylabel("accuracy, %")
         axes.grid(color=LIGHT["grid"])
         axes.legend(frameon=False, loc="lower right", fontsize=9)
 
-    return svg_of(draw, height=4.2)
+    return svg_of(draw, height=4.2, width=6.6)
 
 
 def main() -> int:

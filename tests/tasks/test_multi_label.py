@@ -51,6 +51,7 @@ def test_lists_of_0_and_1():
     assert [row["label"] for row in TASK.rows(rows)] == [["art", "war"], [], None]
     two = MultiLabelClassification(["art", "law"])
     assert [row["label"] for row in two.rows([{"text": "a", "label": [False, True]}])] == [["law"]]
+    assert two.rows([{"text": "a", "label": "1,1"}])[0]["label"] == ["art", "law"]
     numbers = MultiLabelClassification(["0", "1"])
     found = numbers.rows([{"text": "a", "label": [0, 1]}, {"text": "b", "label": [1, 1]}, {"text": "c", "label": [1]}])
     assert [row["label"] for row in found] == [["0", "1"], ["0", "1"], ["1"]]

@@ -102,9 +102,13 @@ class MultiLabelClassification(TextTask):
 
     def label_of(self, value: Any, reading: Reading) -> list[str] | None:
         """The names of the classes, in their order."""
-        if isinstance(value, (list, tuple)) and len(value) == len(self.class_names) and _are_marks(value, self.labels):
-            value = dict(zip(self.class_names, value, strict=True))
-        texts = _marked(value, reading) if isinstance(value, Mapping) else _texts(value, self.separator)
+        texts: list[str] | None
+        if isinstance(value, Mapping):
+            texts = _marked(value, reading)
+        else:
+            texts = _texts(value, self.separator)
+            if len(texts) == len(self.class_names) and _are_marks(texts, self.labels):
+                texts = _marked(dict(zip(self.class_names, texts, strict=True)), reading)
         if texts is None:
             return None
         found = [named(text, self.labels, reading.faults, reading.place) for text in texts]
@@ -151,9 +155,8 @@ def _texts(cell: Any, separator: str) -> list[str]:
     return [text for item in items if (text := label_text(item))]
 
 
-def _are_marks(cells: Sequence[Any], names: Container[str] = tuple(_MARKS)) -> bool:
+def _are_marks(texts: Sequence[str], names: Container[str] = tuple(_MARKS)) -> bool:
     """Whether a list has 0 or 1 for each class, and not names that are these numbers, which do not come twice."""
-    texts = [label_text(cell) for cell in cells]
     marks = all(text in _MARKS for text in texts)
     return marks and (len(set(texts)) < len(texts) or not all(text in names for text in texts))
 

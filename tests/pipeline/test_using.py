@@ -9,7 +9,7 @@ import pytest
 from tests.pipeline.small import base_model, films
 from textbrewer import StudentConfig
 from textbrewer.errors import ConfigError, DataError, StudentError
-from textbrewer.pipeline import evaluate, inspect, load, make_student, plan_in, predict
+from textbrewer.pipeline import benchmark, evaluate, inspect, load, make_student, plan_in, predict
 from textbrewer.pipeline.models import tokenizer_of
 from textbrewer.planner import Limits
 from textbrewer.students.loading import load_model
@@ -121,6 +121,18 @@ def test_export_makes_a_folder_that_serves(finished, material, tmp_path):
     assert report.rows == 20 and report.task == "text_classification"
     assert report.variants["ONNX"].scores.keys() == finished.scores["student"].keys()
     assert json.loads((tmp_path / "onnx" / "export.json").read_text())["labels"] == ["bad", "good"]
+    # An exported folder is used like the model that it came from.
+    assert evaluate(tmp_path / "onnx", material / "validation.csv") == evaluate(
+        finished.student, material / "validation.csv"
+    )
+    (own,), (other,) = predict(tmp_path / "onnx", ["a good film"]), predict(finished.student, ["a good film"])
+    assert own["label"] == other["label"] and own["scores"] == pytest.approx(other["scores"], abs=1e-5)
+    assert load(tmp_path / "onnx").task == load(finished.student).task
+    with pytest.raises(ConfigError, match=r"expected a PyTorch model, got an exported one; give the model that it was"):
+        benchmark([tmp_path / "onnx"])
+    (tmp_path / "onnx" / "model.onnx").unlink()
+    with pytest.raises(DataError, match=r"model\.onnx beside export\.json"):
+        predict(tmp_path / "onnx", ["a good film"])
 
 
 def test_code_beside_a_model_is_not_run(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from ..tasks import Encoded, Task
 from ..tasks._needed import needed
 from .card import Card, card_text
 from .graph import INPUTS, on_cpu, write_onnx
-from .inferred import rows_of, task_for
+from .inferred import rows_of, task_for, task_settings
 from .int8 import quantise
 from .measured import Variant, agreement, batches_of, differences, plain, require_close, table_of
 from .packages import require_packages
@@ -194,6 +195,7 @@ def export_model(
         settings = {
             **settings_of(chosen, tokenizer),
             "model": serves,
+            "settings": task_settings(chosen),
             "textbrewer": __version__,
             "export": report.to_dict(),
         }
@@ -201,6 +203,29 @@ def export_model(
         _write(beside / "predict.py", script_of(chosen))
         _write(beside / "README.md", _card(facts, report, chosen))
     return report
+
+
+def export_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What ``export.json`` says in a folder of :func:`export`; None of any other folder."""
+    try:
+        found = json.loads((Path(folder) / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("model") in (FLOAT, INT8) else None
+
+
+def served_in(folder: str | os.PathLike[str]) -> OnnxModel:
+    """The model that a folder of :func:`export` serves.
+
+    Raises:
+        DataError: it is no such folder, or the file is not there.
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    settings = export_settings(folder)
+    file = Path(folder) / (settings or {"model": FLOAT})["model"]
+    if settings is None or not file.is_file():
+        raise DataError(f"{folder}: expected an exported model, {file.name} beside {SETTINGS}")
+    return OnnxModel(file)
 
 
 def require_exportable(tokenizer: Any, output: str | Path, task: Task | None = None) -> None:

@@ -22,13 +22,16 @@ _CLASSES = 20
 """Of more classes, those are shown on which the student errs most."""
 
 
+_INITIALS = ("f1", "mcc", "mrr", "mse", "ndcg")
+
+
 def words(name: str) -> str:
     """A name as people write it.
 
-    >>> words("macro_f1")
-    'Macro f1'
+    >>> words("macro_f1"), words("mrr@10"), words("exact_match")
+    ('Macro F1', 'MRR@10', 'Exact match')
     """
-    text = name.replace("_", " ")
+    text = " ".join(word.upper() if word.partition("@")[0] in _INITIALS else word for word in name.split("_"))
     return text[:1].upper() + text[1:]
 
 

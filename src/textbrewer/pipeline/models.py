@@ -6,19 +6,20 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from safetensors import SafetensorError
 
 from ..configs.recipe import TeacherSettings
 from ..errors import ConfigError, DataError, Problem, StudentError, TextBrewerError, first_line
-from ..export.inferred import task_for
+from ..export import export_settings, served_in
+from ..export.inferred import task_for, task_from
 from ..files import replaced
 from ..students.loading import load_model, transformers_class
 from ..students.saving import CONFIG_FILE
-from ..tasks import TASKS, Task
+from ..tasks import Task
 from ..tasks._needed import needed
 
 _TOKENIZER_FILES = (
@@ -54,24 +55,32 @@ class Loaded:
 def load(name: str | os.PathLike[str], task: Task | None = None) -> Loaded:
     """A model with its tokenizer and its task: as its run recorded it, else as its head tells.
 
+    Of an exported folder it is the ONNX file that the folder serves, a :class:`~textbrewer.export.OnnxModel`.
+
     Raises:
         ConfigError: there is no such model.
         DataError: it has no tokenizer.
         UnsupportedError: its head is of no task.
+        MissingDependencyError: onnxruntime, which an exported folder needs, is not installed.
     """
-    model, tokenizer = any_model(name), tokenizer_of(name)
-    recorded: Any = (record_in(name) or {}).get("task")
-    is_known = isinstance(recorded, dict) and recorded.get("name") in TASKS
-    found = task or (task_from(recorded) if is_known else task_for(model, tokenizer))
-    return Loaded(os.fspath(name), model, tokenizer, found)
+    settings = export_settings(name)
+    if settings is not None:
+        model, told = served_in(name), task_from(settings.get("settings"))
+    else:
+        model, told = any_model(name), task_from((record_in(name) or {}).get("task"))
+    tokenizer = tokenizer_of(name)
+    return Loaded(os.fspath(name), model, tokenizer, task or told or task_for(model, tokenizer))
 
 
 def any_model(name: str | os.PathLike[str], *, revision: str | None = None) -> Any:
     """The model in a folder or of the hub, with the head it was saved with, in eval mode. Code beside it is not run.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: there is no such model, or an exported one.
     """
+    if export_settings(name) is not None:
+        way_out = "give the model that it was exported from; evaluate and predict take this one too"
+        raise ConfigError("model", [Problem(os.fspath(name), "a PyTorch model", "an exported one", way_out)])
     if Path(name).is_dir():
         with _named(name):
             return load_model(Path(name))
@@ -198,17 +207,3 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write a record; it is whole at any instant."""
     with replaced(folder / RECORD) as beside:
         beside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def task_settings(task: Task) -> dict[str, Any]:
-    """A task as a recipe says it."""
-    return {"name": task.name, **asdict(cast(Any, task))}
-
-
-def task_from(settings: Mapping[str, Any]) -> Task:
-    """The task of :func:`task_settings`.
-
-    Raises:
-        ConfigError: with every problem at once.
-    """
-    return TASKS[settings["name"]].from_dict({key: value for key, value in settings.items() if key != "name"})

@@ -234,7 +234,8 @@ def _summary(result: DistillationResult) -> str:
     metric, kept = words(result.metric), result.retention
     text = "The student "
     if kept is not None:
-        text += f"keeps {100 * kept:.1f} % of its teacher's {metric[0].lower()}{metric[1:]}, "
+        within = metric if metric[1:2].isupper() or metric[1:2].isdigit() else metric[0].lower() + metric[1:]
+        text += f"keeps {100 * kept:.1f} % of its teacher's {within}, "
     text += f"has {result.times_smaller:.1f}× fewer parameters and answers {result.times_faster:.1f}× as fast."
     if "baseline" in result.scores:
         gained = 100 * (result.scores["student"][result.metric] - result.scores["baseline"][result.metric])

@@ -28,6 +28,7 @@ from ..engine import Schedule
 from ..engine.checkpoint import described, locked
 from ..errors import ConfigError, DataError, Problem, UnsupportedError, count_of, unknown_name
 from ..export import require_exportable
+from ..export.inferred import task_settings
 from ..feeding import sides
 from ..files import replaced, replaced_folder
 from ..matching.layers import positions_of
@@ -45,7 +46,6 @@ from .models import (
     hub_options,
     is_trained_for,
     record_in,
-    task_settings,
     teacher_of,
     tokenizer_of,
     write_record,

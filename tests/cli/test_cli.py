@@ -182,6 +182,7 @@ WRONG = {
     ],
     "predict": [
         (["{f}/run/student"], "give texts, or --data"),
+        (["{f}/run/student", "{f}/films.yaml"], "is a file, and would be read as a text"),
         (["{f}/run/student", "a", "--pair"], "two by two"),
         (["{f}/run/student", "--data", "{f}/films.yaml"], "Write format="),
     ],

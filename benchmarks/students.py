@@ -21,11 +21,12 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,8 @@ def starts(school: School, folder: Path, seeds: int, only: Sequence[str] | None)
         found = {start: each for start, each in found.items() if each}
         if found:
             lines = [{**run, "method": start} for start, each in found.items() for run in each]
-            texts.append(f"{size}\n\n{table(lines, of_teacher)}")
+            steps = "\n".join(f"- {step}" for step in _each_over_the_one_before(found))
+            texts.append(f"{size}\n\n{table(lines, of_teacher)}\n\n{steps}".rstrip())
             base = next(iter(found.values()))
             results[size] = {
                 start: {
@@ -187,6 +189,15 @@ def starts(school: School, folder: Path, seeds: int, only: Sequence[str] | None)
                 for start, each in found.items()
             }
     return "\n\n".join(texts), {"teacher": of_teacher["score"], "students": results}
+
+
+def _each_over_the_one_before(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """What each start but the first is better by than the one before it, with its 95 % interval."""
+    for (before, base), (start, runs) in pairwise(found.items()):
+        if len(runs) == len(base) > 1:
+            gained = statistics.mean(run["score"] for run in runs) - statistics.mean(run["score"] for run in base)
+            low, high = interval(runs, base)
+            yield f"{start} over {before}: {gained:+.1f}, {low:+.1f} to {high:+.1f}"
 
 
 def front(school: School, folder: Path, seeds: int, only: Sequence[str] | None) -> tuple[str, dict[str, Any]]:

@@ -4,7 +4,8 @@
              each kind; what distillation makes of them in the same steps, and the difference to a random start with a
              95 % interval
     front    students of several sizes, each in PyTorch and ONNX, in floats and in eight bits: accuracy against the
-             latency of one text of the task's median length, the models taking turns
+             latency of one text of the task's median length, the models taking turns; and the same students without
+             their teacher
 
 Rows, teacher, cache and intervals are those of ``quality.py``: SST-2 with all labels, or BBC News with 500. Students
 learn from soft and hard labels and from the hidden states before the first layer and after the last, with seeds 0 to 2.
@@ -137,8 +138,8 @@ class School:
         """Bench and teacher of a student."""
         return self.pruned if student.pruned else (self.bench, self.teacher)
 
-    def taught(self, wanted: Student, seed: int) -> Any:
-        """A student after its distillation."""
+    def taught(self, wanted: Student, seed: int, alone: bool = False) -> Any:
+        """A student after its distillation; or ``alone``, after as many steps on the labels without its teacher."""
         set_seed(seed)
         bench, teacher = self.of(wanted)
         labelled = self.task.encode(bench.experiment.labelled[:64], bench.tokenizer)
@@ -149,7 +150,8 @@ class School:
         layers, width = student.config.num_hidden_layers, student.config.hidden_size
         hidden = matches.uniform(DEEP, layers, "hidden", teacher_width=WIDTH, student_width=width)
         terms = {**SOFT, "hard_label_weight": 0.5, "intermediate_matches": [hidden[0], hidden[-1]]}
-        bench.distilled(teacher, student, Method(terms), seed)
+        train, how = (bench.alone, Method()) if alone else (bench.distilled, Method(terms))
+        train(teacher, student, how, seed)
         return student.eval()
 
     def close(self) -> None:
@@ -231,16 +233,31 @@ def front(school: School, folder: Path, seeds: int, only: Sequence[str] | None) 
             "parameters": parameters_of(student),
         }
 
+    def run_alone(name: str, seed: int) -> dict[str, Any]:
+        began = time.perf_counter()
+        student = school.taught(FRONT[name], seed, alone=True)
+        taken = round(time.perf_counter() - began, 1)
+        score = school.of(FRONT[name])[0].judged(student)["score"]
+        return {"method": name, "seed": seed, "seconds": taken, "score": score}
+
     names = [name for name in FRONT if not only or name in only]
-    wanted = [(TEACHER, 0), *((name, seed) for seed in range(seeds) for name in names)]
-    runs = [each for each in recorded(folder / "front.jsonl", wanted, run) if (each["method"], each["seed"]) in wanted]
+    each = [(name, seed) for seed in range(seeds) for name in names]
+    wanted = [(TEACHER, 0), *each]
+    runs = [
+        found for found in recorded(folder / "front.jsonl", wanted, run) if (found["method"], found["seed"]) in wanted
+    ]
+    alone: dict[str, list[float]] = {}
+    for found in recorded(folder / "front-alone.jsonl", each, run_alone):
+        if (found["method"], found["seed"]) in each:
+            alone.setdefault(found["method"], []).append(found["score"])
     length = int(statistics.median(school.bench.test.lengths))
     points = measured(school.task, served, runs, length)
-    return table_of(points), {
+    return table_of(points, alone), {
         "length": length,
         "machine": machine(),
         "versions": {name: version(name) for name in ("torch", "transformers", "onnxruntime")},
-        "points": [{**asdict(each), "front": is_on_front(each, points)} for each in points],
+        "points": [{**asdict(point), "front": is_on_front(point, points)} for point in points],
+        "labels_alone": alone,
     }
 
 
@@ -327,15 +344,16 @@ def measured(task: Any, served: Path, runs: Sequence[Mapping[str, Any]], length:
     return points
 
 
-def table_of(points: Sequence[Point]) -> str:
-    """Markdown: a line a student, a column a form; what is on the front is bold."""
+def table_of(points: Sequence[Point], alone: Mapping[str, Sequence[float]]) -> str:
+    """Markdown: a line a student, a column a form; what is on the front is bold. The last is without a teacher."""
     by_form = list(dict.fromkeys(point.form for point in points))
-    lines = [line(["", "parameters", *by_form]), line(["---"] * (2 + len(by_form)))]
+    lines = [line(["", "parameters", *by_form, "labels alone"]), line(["---"] * (3 + len(by_form)))]
     for name in dict.fromkeys(point.student for point in points):
         own = [point for point in points if point.student == name]
         cells = [f"{spread(each.scores)}; {each.median_ms:.2f} ms; {each.bytes / 1e6:.1f} MB" for each in own]
         marked = [f"**{c}**" if is_on_front(each, points) else c for c, each in zip(cells, own, strict=True)]
-        lines.append(line([name, f"{own[0].parameters / 1e6:.1f} M", *marked]))
+        without = spread(alone[name]) if name in alone else ""
+        lines.append(line([name, f"{own[0].parameters / 1e6:.1f} M", *marked, without]))
     return "\n".join(lines)
 
 

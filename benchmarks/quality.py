@@ -401,6 +401,13 @@ def interval(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]
     return [float(bound) for bound in np.quantile(found, [0.025, 0.975])]
 
 
+def difference(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> str:
+    """By how much one method's mean score is above another's, and the :func:`interval` of it."""
+    low, high = interval(runs, base)
+    means = [statistics.mean(run["score"] for run in each) for each in (runs, base)]
+    return f"{means[0] - means[1]:+.1f}, {low:+.1f} to {high:+.1f}"
+
+
 def recorded(
     file: Path, wanted: Sequence[tuple[str, int]], run: Callable[[str, int], dict[str, Any]]
 ) -> list[dict[str, Any]]:
@@ -431,10 +438,7 @@ def table(runs: Sequence[Mapping[str, Any]], teacher: Mapping[str, Any]) -> str:
         seconds = statistics.median(run["seconds"] for run in own)
         compared = ""
         if own is not base and len(own) == len(base):
-            low, high = interval(own, base)
-            means = [statistics.mean(run["score"] for run in each) for each in (own, base)]
-            compared = f"{means[0] - means[1]:+.1f}, "
-            compared += f"{low:+.1f} to {high:+.1f}"
+            compared = difference(own, base)
         lines.append(line([method, *scores, compared, f"{seconds:.0f}"]))
     return "\n".join(lines)
 

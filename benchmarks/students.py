@@ -40,6 +40,7 @@ from quality import (
     Bench,
     Method,
     bbc_few,
+    difference,
     interval,
     line,
     parser_of,
@@ -197,9 +198,7 @@ def _each_over_the_one_before(found: Mapping[str, Sequence[Mapping[str, Any]]]) 
     """What each start but the first is better by than the one before it, with its 95 % interval."""
     for (before, base), (start, runs) in pairwise(found.items()):
         if len(runs) == len(base) > 1:
-            gained = statistics.mean(run["score"] for run in runs) - statistics.mean(run["score"] for run in base)
-            low, high = interval(runs, base)
-            yield f"{start} over {before}: {gained:+.1f}, {low:+.1f} to {high:+.1f}"
+            yield f"{start} over {before}: {difference(runs, base)}"
 
 
 def front(school: School, folder: Path, seeds: int, only: Sequence[str] | None) -> tuple[str, dict[str, Any]]:

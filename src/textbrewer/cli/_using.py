@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,7 +97,7 @@ def _inputs(texts: list[str], data: str | None, pair: bool) -> Any:
         raise typer.BadParameter("give texts, or --data, one of the two")
     if data is not None:
         return data
-    file = next((text for text in texts if _is_file(text)), None)
+    file = next(filter(os.path.isfile, texts), None)
     if file is not None:
         raise typer.BadParameter(f"{file} is a file, and would be read as a text; its rows are read with --data {file}")
     if not pair:
@@ -104,13 +105,6 @@ def _inputs(texts: list[str], data: str | None, pair: bool) -> Any:
     if len(texts) % 2:
         raise typer.BadParameter(f"--pair takes texts two by two, and there are {len(texts)}")
     return list(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # longer than a path may be, say
-        return False
 
 
 @app.command()

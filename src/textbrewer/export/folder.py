@@ -23,9 +23,10 @@ from ..report.table import aligned
 from ..students.loading import load_model
 from ..tasks import Encoded, Task
 from ..tasks._needed import needed
+from ..tasks.named import task_settings
 from .card import Card, card_text
 from .graph import INPUTS, on_cpu, write_onnx
-from .inferred import rows_of, task_for, task_settings
+from .inferred import rows_of, task_for
 from .int8 import quantise
 from .measured import Variant, agreement, batches_of, differences, plain, require_close, table_of
 from .packages import require_packages
@@ -214,16 +215,19 @@ def export_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found.get("model") in (FLOAT, INT8) else None
 
 
-def served_in(folder: str | os.PathLike[str]) -> OnnxModel:
+def served_in(folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> OnnxModel:
     """The model that a folder of :func:`export` serves.
 
+    Args:
+        folder: where it is.
+        settings: its :func:`export_settings`.
+
     Raises:
-        DataError: it is no such folder, or the file is not there.
+        DataError: the file is not there.
         MissingDependencyError: onnxruntime is not installed.
     """
-    settings = export_settings(folder)
-    file = Path(folder) / (settings or {"model": FLOAT})["model"]
-    if settings is None or not file.is_file():
+    file = Path(folder) / settings["model"]
+    if not file.is_file():
         raise DataError(f"{folder}: expected an exported model, {file.name} beside {SETTINGS}")
     return OnnxModel(file)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +12,6 @@ from ..errors import DataError, UnsupportedError
 from ..matching.layers import positions_of
 from ..students.heads import HEAD_CLASSES, head_of
 from ..tasks import (
-    TASKS,
     MultiLabelClassification,
     QuestionAnswering,
     Rows,
@@ -51,22 +49,6 @@ def task_for(model: nn.Module, tokenizer: Any) -> Task:
     if found.num_labels == 1:
         return TextRegression(max_length=longest)
     return TextClassification(labels, max_length=longest)
-
-
-def task_settings(task: Task) -> dict[str, Any]:
-    """A task as a recipe says it."""
-    return {"name": task.name, **asdict(cast(Any, task))}
-
-
-def task_from(settings: Any) -> Task | None:
-    """The task of :func:`task_settings`; None where they name none.
-
-    Raises:
-        ConfigError: with every problem at once.
-    """
-    if not isinstance(settings, dict) or settings.get("name") not in TASKS:
-        return None
-    return TASKS[settings["name"]].from_dict({key: value for key, value in settings.items() if key != "name"})
 
 
 def rows_of(task: Task, data: Any) -> Rows:

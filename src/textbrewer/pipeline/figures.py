@@ -25,14 +25,16 @@ _CLASSES = 20
 _INITIALS = ("f1", "mcc", "mrr", "mse", "ndcg")
 
 
-def words(name: str) -> str:
-    """A name as people write it.
+def words(name: str, within: bool = False) -> str:
+    """A name as people write it; ``within`` a sentence its first word stays small.
 
     >>> words("macro_f1"), words("mrr@10"), words("exact_match")
     ('Macro F1', 'MRR@10', 'Exact match')
+    >>> words("macro_f1", within=True), words("f1", within=True)
+    ('macro F1', 'F1')
     """
     text = " ".join(word.upper() if word.partition("@")[0] in _INITIALS else word for word in name.split("_"))
-    return text[:1].upper() + text[1:]
+    return text if within else text[:1].upper() + text[1:]
 
 
 def figures_of(result: DistillationResult, findings: Mapping[str, Any]) -> list[Figure]:

@@ -15,12 +15,13 @@ from safetensors import SafetensorError
 from ..configs.recipe import TeacherSettings
 from ..errors import ConfigError, DataError, Problem, StudentError, TextBrewerError, first_line
 from ..export import export_settings, served_in
-from ..export.inferred import task_for, task_from
+from ..export.inferred import task_for
 from ..files import replaced
 from ..students.loading import load_model, transformers_class
 from ..students.saving import CONFIG_FILE
 from ..tasks import Task
 from ..tasks._needed import needed
+from ..tasks.named import task_from
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -65,7 +66,7 @@ def load(name: str | os.PathLike[str], task: Task | None = None) -> Loaded:
     """
     settings = export_settings(name)
     if settings is not None:
-        model, told = served_in(name), task_from(settings.get("settings"))
+        model, told = served_in(name, settings), task_from(settings.get("settings"))
     else:
         model, told = any_model(name), task_from((record_in(name) or {}).get("task"))
     tokenizer = tokenizer_of(name)

@@ -231,11 +231,10 @@ def _examples(findings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _summary(result: DistillationResult) -> str:
-    metric, kept = words(result.metric), result.retention
+    kept = result.retention
     text = "The student "
     if kept is not None:
-        within = metric if metric[1:2].isupper() or metric[1:2].isdigit() else metric[0].lower() + metric[1:]
-        text += f"keeps {100 * kept:.1f} % of its teacher's {within}, "
+        text += f"keeps {100 * kept:.1f} % of its teacher's {words(result.metric, within=True)}, "
     text += f"has {result.times_smaller:.1f}× fewer parameters and answers {result.times_faster:.1f}× as fast."
     if "baseline" in result.scores:
         gained = 100 * (result.scores["student"][result.metric] - result.scores["baseline"][result.metric])

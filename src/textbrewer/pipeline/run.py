@@ -28,7 +28,6 @@ from ..engine import Schedule
 from ..engine.checkpoint import described, locked
 from ..errors import ConfigError, DataError, Problem, UnsupportedError, count_of, unknown_name
 from ..export import require_exportable
-from ..export.inferred import task_settings
 from ..feeding import sides
 from ..files import replaced, replaced_folder
 from ..matching.layers import positions_of
@@ -36,6 +35,7 @@ from ..students import build_student, prune_vocabulary
 from ..students.narrowing import NARROWING
 from ..tasks import Encoded, Rows, Task
 from ..tasks._needed import needed
+from ..tasks.named import task_settings
 from ..tasks.scores import told
 from ..teachers import CacheFilling, TeacherCache
 from ..teachers.cache.fingerprint import digest_of_config, digest_of_weights

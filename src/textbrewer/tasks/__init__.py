@@ -6,6 +6,7 @@ from .encoded import Encoded
 from .glue import GLUE, glue_task
 from .masked_lm import MaskedLM
 from .multi_label import MultiLabelClassification
+from .named import TASKS
 from .question_answering import QuestionAnswering
 from .ranking import PairwiseRanking
 from .regression import TextRegression
@@ -14,18 +15,6 @@ from .streaming import CorpusLoader
 from .task import Task
 from .text_classification import TextClassification
 from .token_classification import TokenClassification
-
-TASKS: dict[str, type[Task]] = {
-    "text_classification": TextClassification,
-    "multi_label_classification": MultiLabelClassification,
-    "text_regression": TextRegression,
-    "token_classification": TokenClassification,
-    "question_answering": QuestionAnswering,
-    "masked_lm": MaskedLM,
-    "sentence_embedding": SentenceEmbedding,
-    "ranking": PairwiseRanking,
-}
-"""Tasks by the name that recipes use; their arguments are the keys of ``task`` there."""
 
 __all__ = [
     "FORMATS",

@@ -86,12 +86,10 @@ class TaskAdaptor(TransformersAdaptor):
 
     def masks(self, batch: Batch) -> dict[str, Any]:
         """What of the batch is real, without running the model."""
-        grouped = isinstance(batch, Mapping) and is_grouped(batch)
-        found = super().masks(sequences_of(batch) if grouped else batch)
-        if not found:
-            return found
-        found |= {"logit_rows": len(batch["input_ids"])} if grouped else {}
-        return {**found, **self.task.masks(named_inputs(self.model, batch))}
+        found = super().masks(sequences_of(batch))
+        if found and is_grouped(batch):
+            found["logit_rows"] = len(batch["input_ids"])
+        return {**found, **self.task.masks(named_inputs(self.model, batch))} if found else found
 
     def logits(self, batch: Batch, model_outputs: Any) -> Any:
         """The model's logits, as they are but for those of padded positions of an answer.
@@ -119,7 +117,7 @@ class TaskAdaptor(TransformersAdaptor):
 
     def _found(self, batch: Batch, model_outputs: Any) -> dict[str, Any]:
         """What is in the outputs, the logits as the task reads them."""
-        found = super().__call__(sequences_of(batch) if isinstance(batch, Mapping) else batch, model_outputs)
+        found = super().__call__(sequences_of(batch), model_outputs)
         logits = self.task.logits_of(found.pop("logits", None), model_outputs, named_inputs(self.model, batch))
         return found if logits is None else {**found, "logits": logits}
 

@@ -56,14 +56,14 @@ class GroupPadding:
         return batch | {key: tensor_of([f[key] for f in features]) for key in features[0] if key != SEQUENCES}
 
 
-def is_grouped(batch: Mapping[str, Any]) -> bool:
+def is_grouped(batch: Any) -> bool:
     """Whether the rows of a batch have several sequences."""
-    ids = batch.get("input_ids")
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
     return isinstance(ids, Tensor) and ids.dim() == 3
 
 
-def sequences_of(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The sequences that the rows have, ``(sequences, columns used)``; of rows that are one sequence, the batch."""
+def sequences_of(batch: Any) -> Any:
+    """The sequences that the rows have, ``(sequences, columns used)``; any other batch as it is."""
     if not is_grouped(batch):
         return batch
     # A teacher cache makes batches of some of the rows, which do not say it.
